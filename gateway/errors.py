@@ -1,0 +1,128 @@
+"""Everything that the gateway refuses, as one tree; it knows no HTTP (`web.problems` has that table).
+
+    GatewayError
+    |- InvalidRequest          not parsable, or not the schema
+    |- CardRefused             check digit, unknown issuer, length, expiry, code
+    |- CardNumberInText        a card number where text is expected
+    |- AmountRefused           zero, negative, above the application's limit, fee above the amount
+    |- CurrencyRefused         not one that is enabled
+    |- ServiceUnknown          a service code that the department did not register
+    |- CaptureNotOffered       authorization without capture
+    |- NotIdentified           no key, or not a valid one
+    |- WrongCertificate        a certificate of another application
+    |- NotFound                no such object in this department
+    |- TokenUnusable           spent or expired
+    |- TokenInUse              a charge of it is unresolved
+    |- IdempotencyKeyInvalid   missing or malformed
+    |- IdempotencyKeyReused    with another payload
+    |- RequestInProgress       the first request with this key still runs
+    `- Unavailable             database, key ring or processor cannot serve now
+
+Messages never repeat input: they are written here and where they are raised, never from a request.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """Any refusal. `detail` may be shown to the caller; `pointers` say which fields it is about."""
+
+    default: ClassVar[str] = ""
+
+    def __init__(self, detail: str | None = None, pointers: Sequence[str] = ()) -> None:
+        self.detail = detail or self.default
+        self.pointers = tuple(pointers)
+        super().__init__(self.detail)
+
+
+class InvalidRequest(GatewayError):
+    """The body is not JSON, or not of the schema."""
+
+    default = "The body is not what the schema asks for."
+
+
+class CardRefused(GatewayError):
+    """Well-formed, and still no card that can be used."""
+
+
+class CardNumberInText(GatewayError):
+    """A card number stands where it would be stored as text."""
+
+    default = "A card number stands in a field that is not for card numbers. Nothing was stored."
+
+
+class AmountRefused(GatewayError):
+    """The amount is not one that this application may charge."""
+
+
+class CurrencyRefused(GatewayError):
+    """The currency is not enabled."""
+
+    default = "Only USD is enabled; codes are upper case (ISO 4217)."
+
+
+class ServiceUnknown(GatewayError):
+    """The department did not register this service code."""
+
+    default = "The department has not registered this service code."
+
+
+class CaptureNotOffered(GatewayError):
+    """Authorization without capture is not offered by this release."""
+
+    default = "This release authorizes and captures in one step: leave `capture` out, or true."
+
+
+class NotIdentified(GatewayError):
+    """No API key, or none that is valid."""
+
+    default = "Send `Authorization: Bearer <api key>` with a valid key."
+
+
+class WrongCertificate(GatewayError):
+    """The client certificate is not that of the API key's application."""
+
+    default = "The client certificate belongs to another application than the API key."
+
+
+class NotFound(GatewayError):
+    """No such object in this department: unknown and foreign look the same."""
+
+    default = "There is no such object."
+
+
+class TokenUnusable(GatewayError):
+    """The token is spent or expired."""
+
+    default = "The token is spent or expired; make a new one."
+
+
+class TokenInUse(GatewayError):
+    """A charge of the token is unresolved."""
+
+    default = "A charge of this token is unresolved; try again once it is."
+
+
+class IdempotencyKeyInvalid(GatewayError):
+    """The Idempotency-Key header is missing or malformed."""
+
+    default = "Send one Idempotency-Key header of 1 to 255 printable ASCII characters."
+
+
+class IdempotencyKeyReused(GatewayError):
+    """The key was used with another payload."""
+
+    default = "This Idempotency-Key was used with another payload; a new request takes a new key."
+
+
+class RequestInProgress(GatewayError):
+    """The first request with this key still runs."""
+
+    default = "The first request with this Idempotency-Key still runs; ask again in a moment."
+
+
+class Unavailable(GatewayError):
+    """Something that this needs cannot serve now. Nothing was done."""
+
+    default = "The service cannot do this now. Nothing was done; try again."

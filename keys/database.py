@@ -1,0 +1,100 @@
+"""How this product connects to PostgreSQL, and on which terms.
+
+A role of its own a process, its password in a file of its own; TLS with verification unless the server is on
+this machine (asyncpg's own default would fall back to plain text); settings that lose data are refused. A
+driver's message may quote values, so none is ever passed on: only the SQLSTATE is.
+"""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from keys.errors import DatabaseRefused, SettingsRefused
+from keys.files import read_private_line
+from keys.settings import DatabaseSection
+
+CONNECT_TIMEOUT_S = 10.0
+
+MUST_BE_ON = ("fsync", "full_page_writes")
+DURABLE_COMMIT = frozenset({"on", "local", "remote_write", "remote_apply"})
+
+
+def connect_arguments(settings: DatabaseSection, process: str, secrets_directory: Path) -> dict[str, Any]:
+    """What `asyncpg.connect` and `asyncpg.create_pool` need to sign in as `gateway_<process>`."""
+    parts = urlsplit(settings.dsn)
+    if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname or len(parts.path) < 2:  # noqa: PLR2004 - "/x"
+        raise SettingsRefused("database.dsn must be `postgresql://host[:port]/database`")
+    if parts.username or parts.password or parts.query:
+        raise SettingsRefused(
+            "database.dsn must not carry a user, a password or options: roles and password files are fixed"
+        )
+    password = read_private_line(secrets_directory / process / "database.password")
+    return {
+        "host": parts.hostname,
+        "port": parts.port or 5432,
+        "database": parts.path[1:],
+        "user": f"gateway_{process}",
+        "password": password.reveal(),
+        "ssl": _tls(parts.hostname, settings.ca),
+        "timeout": CONNECT_TIMEOUT_S,
+        "server_settings": {"application_name": f"gateway {process}"},
+    }
+
+
+@asynccontextmanager
+async def driver_errors() -> AsyncIterator[None]:
+    """Turn the driver's errors into `DatabaseRefused` without their text, which may quote values."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise DatabaseRefused(f"the database refused (SQLSTATE {error.sqlstate})") from None
+    except (TimeoutError, OSError, asyncpg.InterfaceError) as error:
+        raise DatabaseRefused(f"the database cannot be reached ({type(error).__name__})") from None
+
+
+@asynccontextmanager
+async def connection(
+    settings: DatabaseSection, process: str, secrets_directory: Path
+) -> AsyncIterator[asyncpg.Connection]:
+    """One connection, for a command that runs and ends."""
+    async with driver_errors():
+        connected = await asyncpg.connect(**connect_arguments(settings, process, secrets_directory))
+    try:
+        yield connected
+    finally:
+        await connected.close(timeout=CONNECT_TIMEOUT_S)
+
+
+async def require_durable(connected: asyncpg.Connection) -> None:
+    """Refuse a server that may lose what it acknowledged; raises `DatabaseRefused`."""
+    for name in MUST_BE_ON:
+        if await connected.fetchval("SELECT current_setting($1)", name) != "on":
+            raise DatabaseRefused(f"the server runs with {name}=off and may lose data: set {name}=on")
+    commit = await connected.fetchval("SELECT current_setting('synchronous_commit')")
+    if commit not in DURABLE_COMMIT:
+        raise DatabaseRefused("the server runs with synchronous_commit=off and may lose data: set it to on")
+    if await connected.fetchval("SELECT pg_is_in_recovery()"):
+        raise DatabaseRefused("the server is a standby: name the primary in database.dsn")
+
+
+def _tls(host: str, ca: str | None) -> ssl.SSLContext | bool:
+    if ca is not None:
+        return ssl.create_default_context(cafile=ca)
+    if _is_local(host):
+        return False
+    return ssl.create_default_context()
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,78 @@
+"""Files that hold secrets: read only if nobody else could have read or replaced them, written whole or not at all."""
+
+import os
+import stat
+from pathlib import Path
+
+from keys.errors import KeystoreRefused
+from keys.secret import Secret
+
+FILE_BYTES_MAX = 1 << 20
+
+
+def read_private(path: Path) -> bytes:
+    """The bytes of a regular file that belongs to this user and that no one else can open.
+
+    Raises:
+        KeystoreRefused: missing, a symbolic link, someone else's, too wide permissions, or too large.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise KeystoreRefused(f"{path} does not exist") from None
+    except OSError:
+        raise KeystoreRefused(f"{path} cannot be opened, or is a symbolic link; it must be a plain file") from None
+    with os.fdopen(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise KeystoreRefused(f"{path} is not a plain file")
+        if about.st_uid not in {os.geteuid(), 0}:
+            raise KeystoreRefused(f"{path} belongs to another user: `chown` it to the user of this process")
+        if about.st_mode & 0o077:
+            raise KeystoreRefused(f"{path} is open to others: `chmod 0600 {path}`")
+        if about.st_size > FILE_BYTES_MAX:
+            raise KeystoreRefused(f"{path} is larger than any key file")
+        return file.read()
+
+
+def read_private_line(path: Path) -> Secret[str]:
+    """The first line of such a file, as a secret text: a password or a credential."""
+    try:
+        return Secret(read_private(path).decode().split("\n", 1)[0])
+    except UnicodeDecodeError:
+        raise KeystoreRefused(f"{path} is not a text file") from None
+
+
+def write_private(path: Path, content: bytes, *, replace: bool) -> None:
+    """Write a file of mode 0600 whole, durable when this returns; a crash leaves the old one or the new one."""
+    if not replace and path.exists():
+        raise KeystoreRefused(f"{path} exists already and is never replaced: move it away first")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    draft.replace(path)
+    _sync_directory(path.parent)
+
+
+def require_private_directory(path: Path) -> None:
+    """Refuse a directory in which somebody else could replace files."""
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        raise KeystoreRefused(f"{path} does not exist: `keys init` makes it") from None
+    if not stat.S_ISDIR(about.st_mode):
+        raise KeystoreRefused(f"{path} must be a directory and no symbolic link")
+    if about.st_uid not in {os.geteuid(), 0} or about.st_mode & 0o077:
+        raise KeystoreRefused(f"{path} must belong to this user alone: `chmod 0700 {path}`")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
