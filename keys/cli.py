@@ -19,7 +19,7 @@ from keys import database, root
 from keys.audit import CITY, AuditEvent, AuditPen, Outcome
 from keys.deks import DekTable
 from keys.errors import KeysError, KeystoreRefused, RootRefused
-from keys.keystore import Keystore, read_process_key
+from keys.keystore import Keystore, open_keystore, read_process_key
 from keys.manifest import Manifest, require_current
 from keys.ring import State
 from keys.root import RootKey
@@ -195,7 +195,7 @@ def _due(manifest: Manifest, now: datetime) -> list[str]:
 
 def _bench(config: str | None) -> Bench:
     settings = load(settings_path(config), Settings, os.environ)
-    return Bench(settings, Keystore.at(settings.keys.store, settings.environment))
+    return Bench(settings, open_keystore(settings.keys, settings.database, settings.environment))
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

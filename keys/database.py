@@ -14,10 +14,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from keys.errors import DatabaseRefused, SettingsRefused
 from keys.files import read_private_line
 from keys.settings import DatabaseSection
+
+Connection = asyncpg.Connection | PoolConnectionProxy
+"""Opened for a command, or borrowed from a pool."""
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -71,7 +75,7 @@ async def connection(
         await connected.close(timeout=CONNECT_TIMEOUT_S)
 
 
-async def require_durable(connected: asyncpg.Connection) -> None:
+async def require_durable(connected: Connection) -> None:
     """Refuse a server that may lose what it acknowledged; raises `DatabaseRefused`."""
     for name in MUST_BE_ON:
         if await connected.fetchval("SELECT current_setting($1)", name) != "on":

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from keys.errors import KeystoreRefused, ManifestRefused
 from keys.files import read_private, require_private_directory, write_private
@@ -22,6 +22,7 @@ from keys.primitives import commitment, context, new_key, require_equal
 from keys.ring import Key, Ring, State
 from keys.root import RootKey
 from keys.secret import Secret
+from keys.settings import DatabaseSection, KeysSection
 from keys.signing import public_key
 
 MANIFEST = "manifest"
@@ -49,7 +50,7 @@ class Keystore:
         parts = urlsplit(uri)
         if parts.scheme != "file" or not parts.path.startswith("/") or parts.query:
             raise KeystoreRefused("keys.store must be `file:/absolute/directory`")
-        return cls(Path(parts.path), environment)
+        return cls(Path(unquote(parts.path)), environment)
 
     def exists(self) -> bool:
         """Whether a manifest was ever written here."""
@@ -135,6 +136,14 @@ class Keystore:
 
     def _bound_to(self, key_id: str, purpose: str, number: int) -> bytes:
         return context("keystore/v1", self.environment, key_id, purpose, number)
+
+
+def open_keystore(keys: KeysSection, database: DatabaseSection, environment: str) -> Keystore:
+    """The store that the settings name, apart from the database's files; raises `KeystoreRefused`."""
+    keystore = Keystore.at(keys.store, environment)
+    if database.directory is not None:
+        keystore.require_apart_from(Path(database.directory))
+    return keystore
 
 
 def process_key_path(secrets_directory: Path, process: str, purpose: Purpose) -> Path:

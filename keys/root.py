@@ -9,7 +9,7 @@ same two calls. Whatever else goes wrong inside one, callers see `RootRefused`.
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from keys import root_file
 from keys.errors import RootRefused
@@ -56,5 +56,5 @@ def _file_parts(uri: str, ask: Ask) -> tuple[str, Secret[str]]:
     if options:
         raise RootRefused(f"keys.root: unknown option {sorted(options)}; `passphrase_file` is the only one")
     if passphrase_file is None:
-        return parts.path, ask("passphrase of the root key")
-    return parts.path, read_private_line(Path(passphrase_file))
+        return unquote(parts.path), ask("passphrase of the root key")
+    return unquote(parts.path), read_private_line(Path(passphrase_file))

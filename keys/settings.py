@@ -32,6 +32,8 @@ class DatabaseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     dsn: str
     ca: AbsolutePath | None = None
+    directory: AbsolutePath | None = None
+    """The server's data directory, when it lies on this machine: the key store must not be inside it."""
     pool_max: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
 
 

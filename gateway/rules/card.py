@@ -53,7 +53,7 @@ class Card:
     number: Secret[str]
     exp_month: int
     exp_year: int
-    brand: str
+    brand: Brand
     last4: str
 
     @property
@@ -114,24 +114,21 @@ class Brands:
         return brand is not None and len(digits) in brand.lengths and _check_digit_holds(digits)
 
 
-def read_card(
-    brands: Brands, city: ZoneInfo, now: datetime, number: Secret[str], exp_month: int, exp_year: int
-) -> Card:
-    """A checked card; raises `InvalidRequest` or `CardRefused`."""
+def read_card(brands: Brands, number: Secret[str], exp_month: int, exp_year: int) -> Card:
+    """A card that may exist; raises `InvalidRequest` or `CardRefused`. Whether it has expired is a question apart."""
     brand = brands.check(number)
     year = exp_year + CENTURY if 0 <= exp_year < 100 else exp_year  # noqa: PLR2004 - cards print two digits
-    require_not_expired(city, now, exp_month, year)
-    return Card(number, exp_month, year, brand.name, number.reveal()[-4:])
+    if not 1 <= exp_month <= 12:  # noqa: PLR2004 - months
+        raise CardRefused("exp_month must be 1 to 12.", ["/card/exp_month"])
+    return Card(number, exp_month, year, brand, number.reveal()[-4:])
 
 
-def require_not_expired(city: ZoneInfo, now: datetime, month: int, year: int) -> None:
+def require_valid(card: Card, city: ZoneInfo, now: datetime) -> None:
     """A card holds through the last day of its month, in the city's time zone; raises `CardRefused`."""
     today = now.astimezone(city)
-    if not 1 <= month <= 12:  # noqa: PLR2004 - months
-        raise CardRefused("exp_month must be 1 to 12.", ["/card/exp_month"])
-    if year > today.year + YEARS_AHEAD_MAX:
+    if card.exp_year > today.year + YEARS_AHEAD_MAX:
         raise CardRefused("exp_year is too far ahead.", ["/card/exp_year"])
-    if (year, month) < (today.year, today.month):
+    if (card.exp_year, card.exp_month) < (today.year, today.month):
         raise CardRefused("The card has expired.", ["/card/exp_month", "/card/exp_year"])
 
 

@@ -1,0 +1,193 @@
+"""The command line: each process, and what administrators do beside them."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from gateway import log as logs
+from gateway.config import Config
+from gateway.errors import GatewayError
+from gateway.processor.stub import server as stub_server
+from gateway.rules.access import new_api_key
+from gateway.rules.ids import new_id
+from gateway.store.migrate import migrate as run_migrations
+from gateway.web import openapi as openapi_document
+from gateway.wiring import serve_api, stop_signal
+from keys.cli import ask
+from keys.database import connection, driver_errors
+from keys.errors import KeysError, SettingsRefused
+from keys.files import read_private_line
+from keys.keystore import read_process_key
+from keys.queries import load_queries
+from keys.settings import Department, load, settings_path
+
+OWNER = "owner"
+
+app = typer.Typer(
+    help="The payment tokenization gateway: its processes, and the work beside them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+applications = typer.Typer(help="Applications of departments, and their API keys.", no_args_is_help=True)
+app.add_typer(applications, name="app")
+
+ConfigFile = Annotated[
+    str | None, typer.Option("--config", help="The TOML file; else $GATEWAY_CONFIG, else the demo's.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.command()
+def api(config: ConfigFile = None) -> None:
+    """Run the public API until it is told to stop.
+
+    Example: gateway api --config /etc/gateway/gateway.toml
+    """
+    settings = _config(config)
+    uvloop.run(serve_api(settings, ask, logs.configure("api")))
+
+
+@app.command()
+def stub(config: ConfigFile = None) -> None:
+    """Run the processor's double, for demos and tests.
+
+    Example: gateway stub
+    """
+    settings = _config(config)
+    if settings.stub is None:
+        raise SettingsRefused("the file has no [stub] section: the stub belongs to demos and tests")
+    logs.configure("stub")
+    asyncio.run(_stub(settings))
+
+
+@app.command()
+def migrate(config: ConfigFile = None) -> None:
+    """Bring the database's schema up to this release; forward only, safe to repeat.
+
+    Example: gateway migrate
+    """
+    steps = asyncio.run(_migrate(_config(config)))
+    typer.echo(f"{steps} migration{'' if steps == 1 else 's'} applied." if steps else "The schema is up to date.")
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI 3.1 document of the public API.
+
+    Example: gateway openapi > openapi.json
+    """
+    typer.echo(msgspec.json.format(msgspec.json.encode(openapi_document.document())).decode())
+
+
+@applications.command("add")
+def app_add(
+    department: Annotated[str, typer.Argument(help="Its department: lower-case letters, digits, underscores.")],
+    name: Annotated[str, typer.Argument(help="What people call it.")],
+    amount_max: Annotated[int, typer.Option(help="The largest charge, in minor units.", min=1)] = 1_000_000,
+    certificate_san: Annotated[str | None, typer.Option(help="The URI in its client certificate.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Register an application and print its API key, which is shown this once.
+
+    Example: gateway app add parks "Pool reservations" --amount-max 50000
+    """
+    added = asyncio.run(_app_add(_config(config), department, name, amount_max, certificate_san))
+    typer.echo(json.dumps(added))
+
+
+@applications.command("list")
+def app_list(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """List applications.
+
+    Example: gateway app list --json
+    """
+    rows = asyncio.run(_app_list(_config(config)))
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("department", "application", "name", "largest charge", "live keys")
+    for row in rows:
+        limit = f"{row['amount_minor_max'] / 100:,.2f}"
+        table.add_row(row["department_id"], row["application_id"], row["name"], limit, str(row["live_keys"]))
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 refused or failed, 2 wrong usage."""
+    try:
+        app(prog_name="gateway")
+    except (KeysError, GatewayError) as error:
+        typer.echo(f"gateway: {error}", err=True)
+        sys.exit(1)
+
+
+def _config(given: str | None) -> Config:
+    if not __debug__:
+        raise SettingsRefused("assertions guard this program: do not run it with python -O")
+    return load(settings_path(given), Config, os.environ)
+
+
+async def _stub(config: Config) -> None:
+    assert config.stub is not None, "internal error: the caller has looked"
+    key = read_private_line(Path(config.keys.secrets) / "stub" / "processor.credential")
+    stub = stub_server.ProcessorStub(
+        stub_server.StubConfig(
+            host=config.stub.host,
+            control_port=config.stub.port,
+            wire_port=config.stub.wire_port,
+            cert=Path(config.stub.cert),
+            key=Path(config.stub.key),
+            processor_key=key.reveal(),
+            memory=Path(config.stub.memory),
+        )
+    )
+    try:
+        await stub.start()
+    except OSError as error:
+        raise SettingsRefused(f"stub.port: cannot listen ({error.strerror}); choose other ports") from None
+    try:
+        await stop_signal()
+    finally:
+        await stub.stop()
+
+
+async def _migrate(config: Config) -> int:
+    async with connection(config.database, OWNER, Path(config.keys.secrets)) as connected, driver_errors():
+        return await run_migrations(connected)
+
+
+async def _app_add(
+    config: Config, department: str, name: str, amount_minor_max: int, certificate_san: str | None
+) -> dict[str, str]:
+    try:
+        msgspec.convert(department, Department)
+    except msgspec.ValidationError:
+        raise SettingsRefused("a department is lower-case letters, digits and underscores, at most 31") from None
+    secrets = Path(config.keys.secrets)
+    key = new_api_key(read_process_key(secrets, "api", "api-digest"))
+    application_id = new_id("app")
+    sql = load_queries("gateway.store", "applications.sql")
+    async with connection(config.database, OWNER, secrets) as connected, driver_errors(), connected.transaction():
+        await connected.execute(sql.add_department, department, department.title())
+        await connected.execute(
+            sql.add_application, department, application_id, name, certificate_san, amount_minor_max
+        )
+        await connected.execute(sql.add_key, department, key.key_id, application_id, key.digest)
+    return {"department": department, "application": application_id, "api_key": key.secret.reveal()}
+
+
+async def _app_list(config: Config) -> list[dict[str, Any]]:
+    sql = load_queries("gateway.store", "applications.sql")
+    async with connection(config.database, OWNER, Path(config.keys.secrets)) as connected, driver_errors():
+        rows = await connected.fetch(sql.list_applications)
+    return [dict(row) | {"revoked_at": row["revoked_at"] and row["revoked_at"].isoformat()} for row in rows]

@@ -1,0 +1,74 @@
+"""Every setting, typed, with unit and range. `keys.settings` reads the file and refuses what is doubtful."""
+
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from keys.errors import SettingsRefused
+from keys.settings import AbsolutePath, DatabaseSection, Environment, KeysSection
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Host = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+
+
+class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[api]`: the public listener. `client_ca` makes it ask applications for a certificate."""
+
+    cert: AbsolutePath
+    key: AbsolutePath
+    client_ca: AbsolutePath | None = None
+    host: Host = "127.0.0.1"
+    port: Port = 8443
+    connections_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+
+
+class ProcessorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[processor]`: the far side. The credential is in `<keys.secrets>/api/processor.credential`."""
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#@]+$")]
+    ca: AbsolutePath | None = None
+
+
+class StubSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[stub]`: the processor's double, of demos and tests."""
+
+    cert: AbsolutePath
+    key: AbsolutePath
+    memory: AbsolutePath
+    host: Host = "127.0.0.1"
+    port: Port = 8445
+    wire_port: Port = 8446
+
+
+class MetricsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[metrics]`: Prometheus, on loopback only, without TLS."""
+
+    port: Port = 9464
+
+
+class CitySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[city]`: in whose day a card expires."""
+
+    time_zone: str = "America/Los_Angeles"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    environment: Environment
+    keys: KeysSection
+    database: DatabaseSection
+    api: ApiSection
+    processor: ProcessorSection
+    stub: StubSection | None = None
+    metrics: MetricsSection = MetricsSection()
+    city: CitySection = CitySection()
+
+
+def city_of(config: Config) -> ZoneInfo:
+    """The city's time zone; raises `SettingsRefused`."""
+    try:
+        return ZoneInfo(config.city.time_zone)
+    except (KeyError, ValueError, OSError):
+        raise SettingsRefused("city.time_zone must be a name of the IANA time zone database") from None

@@ -1,0 +1,88 @@
+"""Problem documents (RFC 9457): a closed list of types, and the bytes of each.
+
+The type is what programs branch on; the title never changes; the detail is for people and is written by us,
+never taken from a request.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+BASE = "https://gateway.example/problems/"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """One entry of the closed list."""
+
+    status: int
+    title: str
+
+
+TYPES: Mapping[str, ProblemType] = {
+    "invalid-request": ProblemType(400, "The request is not what the schema asks for"),
+    "malformed-request": ProblemType(400, "The request is not valid HTTP for this service"),
+    "idempotency-key-invalid": ProblemType(400, "The Idempotency-Key is missing or malformed"),
+    "not-identified": ProblemType(401, "The caller is not identified"),
+    "card-declined": ProblemType(402, "The card was declined"),
+    "wrong-certificate": ProblemType(403, "The client certificate belongs to another application"),
+    "not-found": ProblemType(404, "There is no such object"),
+    "method-not-allowed": ProblemType(405, "This route does not know the method"),
+    "request-timeout": ProblemType(408, "The request did not arrive in time"),
+    "request-in-progress": ProblemType(409, "The first request with this Idempotency-Key still runs"),
+    "token-in-use": ProblemType(409, "A charge of this token is unresolved"),
+    "body-too-large": ProblemType(413, "The body is too large"),
+    "media-type-unsupported": ProblemType(415, "The body must be uncoded JSON"),
+    "expectation-failed": ProblemType(417, "The expectation cannot be met"),
+    "card-refused": ProblemType(422, "The card cannot be used as it was given"),
+    "card-number-in-text": ProblemType(422, "A card number stands where none may be"),
+    "amount-refused": ProblemType(422, "The amount cannot be charged"),
+    "currency-refused": ProblemType(422, "The currency is not enabled"),
+    "service-unknown": ProblemType(422, "The service code is not registered"),
+    "capture-not-offered": ProblemType(422, "Authorization without capture is not offered"),
+    "token-unusable": ProblemType(422, "The token is spent or expired"),
+    "idempotency-key-reused": ProblemType(422, "The Idempotency-Key was used with another payload"),
+    "headers-too-large": ProblemType(431, "The header fields are too large"),
+    "internal-error": ProblemType(500, "Something went wrong here"),
+    "charge-failed": ProblemType(502, "The processor was not reached; nothing was charged"),
+    "unavailable": ProblemType(503, "The service cannot do this now"),
+    "version-unsupported": ProblemType(505, "HTTP/1.0 and HTTP/1.1 are spoken here"),
+}
+
+
+def problem(slug: str, detail: str = "", pointers: Sequence[str] = (), **extra: Any) -> bytes:
+    """The document of one type. `pointers` (RFC 6901) name the fields that it is about."""
+    kind = TYPES[slug]
+    document: dict[str, Any] = {"type": BASE + slug, "title": kind.title, "status": kind.status}
+    if detail:
+        document["detail"] = detail
+    if pointers:
+        document["errors"] = [{"pointer": f"#{pointer}"} for pointer in pointers]
+    return msgspec.json.encode(document | extra)
+
+
+def of_status(status: int) -> bytes:
+    """The document for a refusal that has nothing but a status: what the server itself answers."""
+    for slug, kind in TYPES.items():
+        if kind.status == status and slug in SERVER_SLUGS:
+            return problem(slug)
+    return problem("internal-error" if status >= 500 else "malformed-request")  # noqa: PLR2004 - 5xx
+
+
+SERVER_SLUGS = frozenset(
+    {
+        "malformed-request",
+        "not-found",
+        "method-not-allowed",
+        "request-timeout",
+        "body-too-large",
+        "media-type-unsupported",
+        "expectation-failed",
+        "headers-too-large",
+        "internal-error",
+        "unavailable",
+        "version-unsupported",
+    }
+)

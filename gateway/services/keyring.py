@@ -1,0 +1,66 @@
+"""The ring that is in force now: follows the key store without a restart and without a failed request.
+
+A look is one `stat` and one tiny query. It happens every second beside the requests; a request that finds the
+last look older than two seconds looks for itself, and only when that look fails is it answered 503.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from gateway.errors import Unavailable
+from gateway.services.ports import Clock, KeyStore
+from keys.errors import KeysError, ManifestRefused
+from keys.keystore import Keystore
+from keys.ring import Ring
+from keys.root import RootKey
+
+FRESH_S = 2.0
+LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen, and when."""
+
+    ring: Ring
+    stamp: tuple[int, int, int]
+    seen_at_s: float
+
+
+class Keyring:
+    """The current ring of one process."""
+
+    def __init__(self, keystore: Keystore, root: RootKey, store: KeyStore, clock: Clock) -> None:
+        self._keystore = keystore
+        self._root = root
+        self._store = store
+        self._clock = clock
+        self._last: Look | None = None
+        self._looking = asyncio.Lock()
+
+    async def ring(self) -> Ring:
+        """The ring as of at most two seconds ago; raises `Unavailable` when it cannot be known."""
+        last = self._last
+        if last is not None and self._clock.monotonic() - last.seen_at_s < FRESH_S:
+            return last.ring
+        try:
+            return await self.look()
+        except KeysError:
+            raise Unavailable("The key store cannot be read now. Nothing was done; try again.") from None
+
+    async def look(self) -> Ring:
+        """Look now; raises `keys.errors.KeysError`."""
+        async with self._looking:
+            started_s = self._clock.monotonic()
+            stamp = self._keystore.stamp()
+            seen = await self._store.version_seen()
+            ring = self._last.ring if self._last and self._last.stamp == stamp else None
+            if ring is None:
+                ring = await asyncio.to_thread(self._keystore.ring, self._root)
+            if ring.version < seen:
+                raise ManifestRefused(
+                    f"manifest {ring.version} is older than {seen}, which this database has seen:"
+                    " put the newest key store back"
+                )
+            self._last = Look(ring, stamp, started_s)
+            return ring

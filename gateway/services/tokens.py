@@ -1,0 +1,145 @@
+"""Tokens: a card comes in, is sealed, and a random id goes out; nothing here turns the id into a card again.
+
+With a verification code the processor is asked, once, whether the card is good. The code is in memory only
+while this runs: if the run dies, whoever repeats the request gets a token whose code was not checked.
+"""
+
+from zoneinfo import ZoneInfo
+
+from gateway.errors import RequestInProgress, Unavailable
+from gateway.rules.access import Application
+from gateway.rules.card import require_valid
+from gateway.rules.idempotency import request_digest
+from gateway.rules.ids import new_id
+from gateway.services.answers import token_answer, verification_declined
+from gateway.services.idempotency import earlier_answer
+from gateway.services.mint import CardGiven, Mint
+from gateway.services.ports import (
+    Answer,
+    Approved,
+    Claim,
+    Claimed,
+    Clock,
+    Declined,
+    GenerationNotActive,
+    Processor,
+    Token,
+    TokenStore,
+)
+from gateway.services.vault import Vault
+from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
+from keys.secret import Secret
+
+ROUTE = "POST /v1/tokens"
+STORE_TRIES_MAX = 3
+"""How often a token is wrapped anew because keys were rotated between sealing and storing."""
+
+
+class Tokens:
+    """Create, show and erase the tokens of a department."""
+
+    def __init__(
+        self,
+        store: TokenStore,
+        vault: Vault,
+        mint: Mint,
+        processor: Processor,
+        pen: AuditPen,
+        clock: Clock,
+        city: ZoneInfo,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._mint = mint
+        self._processor = processor
+        self._pen = pen
+        self._clock = clock
+        self._city = city
+
+    async def create(
+        self, caller: Application, given: CardGiven, usage: str, key: str | None, request_id: str
+    ) -> Answer:
+        """Make a token; under a key that was used before, the answer of then."""
+        run = _Run(self, caller, given, usage, new_id("tok"), request_id)
+        if key is not None:
+            part = await self._vault.card_part(caller.department, given.card)
+            run.claim = Claim(ROUTE, key, request_digest(usage), part, run.token_id)
+            earlier = await self._store.claimed(caller.department, ROUTE, key)
+            if earlier is not None:
+                return await self._repeat(run, earlier)
+        require_valid(given.card, self._city, self._clock.now())
+        if given.cvc is None:
+            return await self._store_token(run, "unchecked", held=False)
+        return await self._verify_first(run, given.cvc)
+
+    async def show(self, caller: Application, token_id: str) -> Token:
+        """A token of the caller's department; raises `NotFound`."""
+        return await self._store.token(caller.department, token_id)
+
+    async def erase(self, caller: Application, token_id: str, request_id: str) -> Token:
+        """Destroy the card behind a token; raises `NotFound` or `TokenInUse`."""
+        event = AuditEvent(
+            caller.department, "token.erased", Outcome.DONE, caller.application_id, token_id, "", request_id
+        )
+        row = self._pen.row(event, self._clock.now())
+        return await self._store.erase_token(caller.department, token_id, token_answer, row)
+
+    async def _repeat(self, run: "_Run", earlier: Claimed) -> Answer:
+        assert run.claim is not None, "internal error: only a claim finds an earlier one"
+        answer = await earlier_answer(self._vault, run.department, run.claim, earlier, run.given.card)
+        if answer is not None:
+            return answer
+        if earlier.running or not await self._store.take_over(run.department, run.claim):
+            raise RequestInProgress
+        # The first run died after it asked the processor, or just before: the code is never sent a second time.
+        run.token_id = earlier.subject_id
+        return await self._store_token(run, "unavailable", held=True)
+
+    async def _verify_first(self, run: "_Run", cvc: Secret[str]) -> Answer:
+        received = run.row("card.received", Outcome.DONE, "verification")
+        earlier = await self._store.claim(run.department, run.claim, received)
+        if earlier is not None:
+            return await self._repeat(run, earlier)
+        outcome = await self._processor.verify(new_id("vf"), run.given.card, run.given.name, cvc)
+        if isinstance(outcome, Declined):
+            answer = verification_declined(outcome)
+            refused = run.row("verification.declined", Outcome.REFUSED)
+            await self._store.answer_claim(run.department, run.claim, answer, refused)
+            return answer
+        check = outcome.cvc_check if isinstance(outcome, Approved) else "unavailable"
+        return await self._store_token(run, check, held=True)
+
+    async def _store_token(self, run: "_Run", cvc_check: str, *, held: bool) -> Answer:
+        minting = await self._mint.token(run.caller, run.given, run.token_id, run.usage, cvc_check=cvc_check)
+        audit = run.row("token.created", Outcome.DONE)
+        for _ in range(STORE_TRIES_MAX):
+            try:
+                stored = await self._store.create_token(minting.new, run.claim, held, token_answer, audit)
+            except GenerationNotActive:
+                await minting.follow_rotation()
+                continue
+            return token_answer(stored) if isinstance(stored, Token) else await self._repeat(run, stored)
+        raise Unavailable
+
+
+class _Run:
+    """One request on its way: what its steps share."""
+
+    def __init__(
+        self, tokens: Tokens, caller: Application, given: CardGiven, usage: str, token_id: str, request_id: str
+    ) -> None:
+        self._tokens = tokens
+        self.caller = caller
+        self.department = caller.department
+        self.given = given
+        self.usage = usage
+        self.token_id = token_id
+        self.request_id = request_id
+        self.claim: Claim | None = None
+
+    def row(self, event: str, outcome: Outcome, reason: str = "") -> AuditRow:
+        """The audit row of a step."""
+        told = AuditEvent(
+            self.department, event, outcome, self.caller.application_id, self.token_id, reason, self.request_id
+        )
+        return self._tokens._pen.row(told, self._tokens._clock.now())  # noqa: SLF001 - one file, one mechanism

@@ -1,0 +1,158 @@
+-- Everything that the gateway asks of PostgreSQL. `$1` is the department wherever a table belongs to departments.
+
+-- name: insert_audit
+INSERT INTO audit.events
+  (department_id, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+
+-- name: version_seen
+SELECT version FROM gateway.key_manifest;
+
+-- name: reserve_wraps
+-- Counted ahead, so that a crash can only count too much. Nothing comes back when the generation is not active.
+UPDATE gateway.key_generations SET wraps_reserved = wraps_reserved + $2
+WHERE generation = $1 AND state = 'active' AND wraps_reserved + $2 <= 2147483648
+RETURNING wraps_reserved;
+
+-- name: generation_is_active
+SELECT state = 'active' FROM gateway.key_generations WHERE generation = $1;
+
+-- name: applications
+-- Who may call, of every department: read before a department is known.
+SELECT k.key_id, k.digest, a.department_id, a.application_id, a.amount_minor_max, a.certificate_san
+FROM gateway.api_keys k JOIN gateway.applications a USING (department_id, application_id)
+WHERE k.revoked_at IS NULL AND a.revoked_at IS NULL;
+
+-- name: claimed
+SELECT request_digest, card_part, card_key_version, subject_id, status, body, lease_until > now() AS running
+FROM gateway.idempotency WHERE department_id = $1 AND route = $2 AND idempotency_key = $3;
+
+-- name: claim
+-- Takes the key or waits for whoever is taking it, and then gives no row.
+INSERT INTO gateway.idempotency (department_id, route, idempotency_key, request_digest, card_part, card_key_version,
+                                 subject_id, status, body, created_at, lease_until)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now(), now() + $10)
+ON CONFLICT (department_id, route, idempotency_key) DO NOTHING
+RETURNING idempotency_key;
+
+-- name: take_over
+UPDATE gateway.idempotency SET lease_until = now() + $4
+WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NULL AND lease_until <= now()
+RETURNING idempotency_key;
+
+-- name: answer
+UPDATE gateway.idempotency SET status = $4, body = $5
+WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NULL;
+
+-- name: insert_dek
+-- Inserts nothing unless its generation is active here.
+INSERT INTO gateway.deks (department_id, record_id, generation, wrapped)
+SELECT $1, $2, $3, $4 WHERE EXISTS (SELECT FROM gateway.key_generations WHERE generation = $3 AND state = 'active')
+RETURNING generation;
+
+-- name: sealed_token
+-- What the charge path opens.
+SELECT t.sealed, d.generation, d.wrapped
+FROM gateway.tokens t LEFT JOIN gateway.deks d ON d.department_id = t.department_id AND d.record_id = t.token_id
+WHERE t.department_id = $1 AND t.token_id = $2;
+
+-- name: fingerprint
+-- The id of this card in this department: the first to write it decides. The update holds the row against an
+-- erasure that is about to remove it.
+INSERT INTO gateway.fingerprints (department_id, key_version, card_index, fingerprint_id, seen_at)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (department_id, key_version, card_index) DO UPDATE SET seen_at = EXCLUDED.seen_at
+RETURNING fingerprint_id;
+
+-- name: insert_token
+INSERT INTO gateway.tokens (department_id, token_id, application_id, kind, usage, status, brand, last4,
+                            fingerprint_id, cvc_check, created_at, expires_at, sealed)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+
+-- name: token
+SELECT department_id AS department, token_id, application_id, kind, usage, status, brand, last4, fingerprint_id,
+       cvc_check, created_at, expires_at
+FROM gateway.tokens WHERE department_id = $1 AND token_id = $2;
+
+-- name: lock_token
+-- One charge or erasure at a time.
+SELECT usage, status, expires_at > now() AS fresh, fingerprint_id
+FROM gateway.tokens WHERE department_id = $1 AND token_id = $2 FOR NO KEY UPDATE;
+
+-- name: set_token_status
+UPDATE gateway.tokens SET status = $3 WHERE department_id = $1 AND token_id = $2 AND status = $4;
+
+-- name: lock_fingerprint
+SELECT FROM gateway.fingerprints WHERE department_id = $1 AND fingerprint_id = $2 FOR UPDATE;
+
+-- name: forget_fingerprint
+-- After the lock, in a statement of its own, so that a token stored meanwhile is seen.
+DELETE FROM gateway.fingerprints f WHERE f.department_id = $1 AND f.fingerprint_id = $2
+AND NOT EXISTS (SELECT FROM gateway.tokens t WHERE t.department_id = $1 AND t.fingerprint_id = $2);
+
+-- name: erase_token
+UPDATE gateway.tokens SET status = 'erased', sealed = NULL, brand = NULL, last4 = NULL, fingerprint_id = NULL
+WHERE department_id = $1 AND token_id = $2;
+
+-- name: delete_dek
+DELETE FROM gateway.deks WHERE department_id = $1 AND record_id = $2;
+
+-- name: forget_answer
+-- The erased token stands in the place of the answer that made it.
+UPDATE gateway.idempotency SET body = CASE WHEN body IS NULL THEN NULL ELSE $3::bytea END,
+                               card_part = NULL, card_key_version = NULL
+WHERE department_id = $1 AND subject_id = $2;
+
+-- name: forget_card_parts
+-- Of charges that brought the card themselves.
+UPDATE gateway.idempotency SET card_part = NULL, card_key_version = NULL
+WHERE department_id = $1 AND card_part IS NOT NULL
+AND subject_id IN (SELECT charge_id FROM gateway.charges WHERE department_id = $1 AND token_id = $2);
+
+-- name: unresolved_of_token
+SELECT EXISTS (SELECT FROM gateway.charges
+               WHERE department_id = $1 AND token_id = $2 AND state IN ('sending', 'unknown'));
+
+-- name: service_exists
+SELECT EXISTS (SELECT FROM gateway.services WHERE department_id = $1 AND service = $2);
+
+-- name: insert_charge
+INSERT INTO gateway.charges (department_id, charge_id, application_id, token_id, idempotency_key, amount_minor,
+                             currency, convenience_fee_minor, service, reference, processor_reference, state,
+                             cvc_check, with_cvc, created_at, lease_until, sealed)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, now() + $16, $17);
+
+-- name: charge
+SELECT department_id AS department, charge_id, application_id, token_id, idempotency_key, amount_minor, currency,
+       convenience_fee_minor, service, reference, processor_reference, state, captured_minor, refunded_minor,
+       cvc_check, with_cvc, decline_class, decline_code, created_at,
+       state = 'sending' AND lease_until > now() AS running
+FROM gateway.charges WHERE department_id = $1 AND charge_id = $2;
+
+-- name: charges
+-- Newest first, from a place on. Equal times are ordered by id, so that no page loses or repeats a row.
+SELECT department_id AS department, charge_id, application_id, token_id, idempotency_key, amount_minor, currency,
+       convenience_fee_minor, service, reference, processor_reference, state, captured_minor, refunded_minor,
+       cvc_check, with_cvc, decline_class, decline_code, created_at,
+       state = 'sending' AND lease_until > now() AS running
+FROM gateway.charges
+WHERE department_id = $1 AND ($2::text IS NULL OR reference = $2)
+AND ($3::timestamptz IS NULL OR (created_at, charge_id) < ($3, $4))
+ORDER BY created_at DESC, charge_id DESC LIMIT $5;
+
+-- name: move_charge
+-- Compare and set: only from a state in which the event may happen.
+UPDATE gateway.charges SET state = $3, captured_minor = $4, cvc_check = $5, decline_class = $6, decline_code = $7,
+                           lease_until = now()
+WHERE department_id = $1 AND charge_id = $2 AND state = ANY($8::text[])
+RETURNING charge_id;
+
+-- name: departments
+SELECT department_id FROM gateway.departments ORDER BY department_id;
+
+-- name: charges_unresolved
+SELECT state, count(*) AS charges FROM gateway.charges
+WHERE department_id = $1 AND state IN ('sending', 'unknown') GROUP BY state;
+
+-- name: may_audit
+SELECT has_table_privilege('audit.events', 'INSERT');

@@ -1,0 +1,181 @@
+"""Request bodies: strict JSON, then a schema, then the services' own types.
+
+Refused as not parsable: duplicate keys, NaN and Infinity, lone surrogates, NUL, nesting without end. Refused as
+not the schema: unknown fields, a float or a boolean where an integer belongs. Messages name our fields and
+never repeat what was sent.
+"""
+
+import json
+import re
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import msgspec
+
+from gateway.errors import InvalidRequest
+from gateway.rules.card import Brands, check_cvc, read_card
+from gateway.services.charges import ChargeRequest
+from gateway.services.mint import CardGiven
+from keys.secret import Secret
+
+DETAILS_BYTES_MAX = 4096
+DETAILS_DEPTH_MAX = 8
+
+SAFE_REASON = re.compile(
+    r"Expected `[a-z |]+`(?:, got `[a-z]+`| of length [<>]= [0-9]+)?|Object missing required field `[a-z_]+`"
+)
+"""Messages of msgspec that quote nothing of the request; those on unknown fields and enums do."""
+
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+Code = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Details = dict[str, Any]
+
+
+class CardBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A card as a resident types it. `number` is 12 to 19 digits, `cvc` 3 or 4; both are never returned."""
+
+    number: str
+    exp_month: int
+    exp_year: int
+    cvc: str | None = None
+
+    def __repr__(self) -> str:
+        return "CardBody(…)"
+
+
+class TokenBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/tokens`. `name`, `card`, `details` and `consent` are sealed and never returned."""
+
+    name: Name
+    card: CardBody
+    usage: Literal["single", "multi"]
+    kind: Literal["card"] = "card"
+    consent: Text | Details | None = None
+    details: Details | None = None
+
+    def __repr__(self) -> str:
+        return "TokenBody(…)"
+
+
+class ChargeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/charges`. Amounts are minor units; either `token`, or `name` and `card`."""
+
+    amount: int
+    currency: str
+    reference: Text
+    token: Code | None = None
+    name: Name | None = None
+    card: CardBody | None = None
+    service: Code | None = None
+    convenience_fee: int = 0
+    capture: bool = True
+    details: Details | None = None
+
+    def __repr__(self) -> str:
+        return "ChargeBody(…)"
+
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+def read_body(raw: bytes, kind: type[B]) -> B:
+    """Parse a body strictly; raises `InvalidRequest`."""
+    try:
+        text = raw.decode()
+        document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        msgspec.json.encode(document)  # refuses lone surrogates, which UTF-8 and PostgreSQL cannot hold
+    except (ValueError, RecursionError):
+        raise InvalidRequest("The body must be one JSON document, in UTF-8, without duplicate keys.") from None
+    if "\\u0000" in text:
+        raise InvalidRequest("The body must not contain NUL.")
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise _schema_refusal(str(error)) from None
+
+
+def card_given(body: TokenBody | ChargeBody, brands: Brands) -> CardGiven:
+    """The card of a body; raises `InvalidRequest`, `CardRefused` or `CardNumberInText`."""
+    if body.card is None or body.name is None:
+        raise InvalidRequest("Send `name` and `card` together.", ["/name", "/card"])
+    number = Secret(body.card.number)
+    card = read_card(brands, number, body.card.exp_month, body.card.exp_year)
+    cvc = None if body.card.cvc is None else Secret(body.card.cvc)
+    if cvc is not None:
+        check_cvc(card.brand, cvc)
+    _require_printable("/name", body.name)
+    brands.require_none("/name", body.name)
+    consent = body.consent if isinstance(body, TokenBody) else None
+    _check_free("/consent", consent, brands)
+    details = body.details if isinstance(body, TokenBody) else None
+    _check_free("/details", details, brands)
+    return CardGiven(card, Secret(body.name), cvc, details, consent)
+
+
+def charge_request(body: ChargeBody, brands: Brands, request_id: str) -> ChargeRequest:
+    """A charge's body as its service wants it."""
+    if (body.token is None) == (body.card is None):
+        raise InvalidRequest("Send either `token`, or `name` and `card`.", ["/token", "/card"])
+    if body.token is not None and body.name is not None:
+        raise InvalidRequest("`name` goes with `card`; a token knows its own.", ["/name"])
+    for pointer, text in (("/reference", body.reference), ("/service", body.service), ("/token", body.token)):
+        _require_printable(pointer, text or "x")
+        brands.require_none(pointer, text or "")
+    _check_free("/details", body.details, brands)
+    return ChargeRequest(
+        amount_minor=body.amount,
+        currency=body.currency,
+        reference=body.reference,
+        service=body.service,
+        fee_minor=body.convenience_fee,
+        capture=body.capture,
+        token_id=body.token,
+        given=None if body.card is None else card_given(body, brands),
+        details=body.details,
+        request_id=request_id,
+    )
+
+
+def _check_free(pointer: str, value: Any, brands: Brands) -> None:
+    """Free JSON is bounded in size and depth, and holds no card number, not even as a number."""
+    if value is None:
+        return
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text.encode()) > DETAILS_BYTES_MAX or _depth(value) > DETAILS_DEPTH_MAX:
+        raise InvalidRequest("At most 4096 bytes of JSON, nested at most 8 deep.", [pointer])
+    brands.require_none(pointer, text)
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return 0
+    return 1 + max(map(_depth, value), default=0)
+
+
+def _require_printable(pointer: str, text: str) -> None:
+    if not text.isprintable():
+        raise InvalidRequest("Control characters have no place here.", [pointer])
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("duplicate key")
+    return document
+
+
+def _no_constant(_name: str) -> NoReturn:
+    raise ValueError("not a JSON number")
+
+
+def _schema_refusal(message: str) -> InvalidRequest:
+    """Msgspec's message without the one thing that it quotes: the name of an unknown field."""
+    reason, _, place = message.partition(" - at `$")
+    pointer = re.sub(r"\[[^\]]*\]|\.", "/", place.rstrip("`")).rstrip("/")
+    if reason.startswith("Object contains unknown field"):
+        return InvalidRequest("There is a field that the schema does not know.", [pointer])
+    if SAFE_REASON.fullmatch(reason):
+        return InvalidRequest(f"{reason}.", [pointer])
+    return InvalidRequest("The value is not one of those that the schema allows.", [pointer])

@@ -1,0 +1,41 @@
+"""Readiness: can this process serve now, and if not, why. Asked at most once a second, however often it is shown."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from gateway.errors import Unavailable
+from gateway.services.ports import Clock
+from keys.errors import KeysError
+
+FRESH_S = 1.0
+
+Check = Callable[[], Awaitable[object]]
+
+
+class Health:
+    """Runs the checks. `needed` ones make the service unavailable, `wished` ones degrade it."""
+
+    def __init__(self, needed: Mapping[str, Check], wished: Mapping[str, Check], clock: Clock) -> None:
+        self._needed = needed
+        self._wished = wished
+        self._clock = clock
+        self._report: dict[str, Any] = {}
+        self._asked_at_s = float("-inf")
+
+    async def report(self) -> dict[str, Any]:
+        """`{"status": "ok" | "degraded" | "unavailable", "reasons": [...]}`."""
+        if self._clock.monotonic() - self._asked_at_s >= FRESH_S:
+            failing = [name for name, check in self._needed.items() if not await _passes(check)]
+            missing = [name for name, check in self._wished.items() if not await _passes(check)]
+            status = "unavailable" if failing else "degraded" if missing else "ok"
+            self._report = {"status": status, "reasons": failing + missing}
+            self._asked_at_s = self._clock.monotonic()
+        return self._report
+
+
+async def _passes(check: Check) -> bool:
+    try:
+        await check()
+    except (Unavailable, KeysError):
+        return False
+    return True

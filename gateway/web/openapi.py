@@ -1,0 +1,107 @@
+"""The OpenAPI 3.1 document, made of the route table and the structs that the API reads and writes."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from gateway.rules.problems import BASE, TYPES
+from gateway.web.api import ROUTES, Route
+
+VERSION = "1"
+REF = "#/components/schemas/{name}"
+EVERYWHERE = (400, 401, 403, 500)
+"""Answers that any authenticated route may give."""
+
+LIST_PARAMETERS = [
+    {"name": "reference", "in": "query", "schema": {"type": "string"}},
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10}},
+    {"name": "starting_after", "in": "query", "schema": {"type": "string"}},
+]
+
+
+def document() -> dict[str, Any]:
+    """The whole document."""
+    structs = {kind for route in ROUTES for kind in (route.body, *route.answers.values()) if kind is not None}
+    _, schemas = msgspec.json.schema_components(sorted(structs, key=lambda kind: kind.__name__), ref_template=REF)
+    schemas["Problem"] = _problem_schema()
+    paths: dict[str, Any] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Payment tokenization gateway",
+            "version": VERSION,
+            "description": "Takes a card, returns a token; charges tokens and cards. Money is whole minor units.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.handler,
+        "summary": route.summary,
+        "parameters": _parameters(route),
+        "responses": _responses(route),
+        "security": [] if route.open else [{"apiKey": []}],
+    }
+    if route.body is not None:
+        schema = {"$ref": REF.format(name=route.body.__name__)}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return operation
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)\}", route.path)
+    ]
+    if route.key:
+        schema = {"type": "string", "minLength": 1, "maxLength": 255}
+        required = route.key == "required"
+        parameters.append({"name": "Idempotency-Key", "in": "header", "required": required, "schema": schema})
+    return parameters + (LIST_PARAMETERS if route.handler == "list_charges" else [])
+
+
+def _responses(route: Route) -> dict[str, Any]:
+    responses = {} if route.open else {str(status): _response(status, None) for status in EVERYWHERE}
+    return responses | {str(status): _response(status, kind) for status, kind in route.answers.items()}
+
+
+def _response(status: int, kind: type[Any] | None) -> dict[str, Any]:
+    if kind is not None:
+        schema = {"$ref": REF.format(name=kind.__name__)}
+        return {"description": kind.__doc__ or "", "content": {"application/json": {"schema": schema}}}
+    if status < 400:  # noqa: PLR2004 - errors
+        return {"description": "JSON", "content": {"application/json": {"schema": {"type": "object"}}}}
+    titles = sorted(problem.title for problem in TYPES.values() if problem.status == status)
+    content = {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}}
+    return {"description": "; ".join(titles), "content": content}
+
+
+def _problem_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "RFC 9457. `type` is one of a closed list.",
+        "required": ["type", "title", "status"],
+        "properties": {
+            "type": {"type": "string", "enum": [BASE + slug for slug in TYPES]},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "errors": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"pointer": {"type": "string"}}},
+            },
+            "charge": {"$ref": REF.format(name="ChargeObject")},
+            "decline": {
+                "type": "object",
+                "properties": {"class": {"type": "string"}, "code": {"type": "string"}},
+            },
+        },
+    }

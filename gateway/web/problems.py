@@ -1,0 +1,58 @@
+"""The one table between what goes wrong inside and what is answered: error class to problem type."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from gateway import errors
+from gateway.rules.problems import TYPES, problem
+from gateway.services.ports import CommitUnknown
+from keys.errors import KeysError
+
+SLUGS: Mapping[type[Exception], str] = {
+    errors.InvalidRequest: "invalid-request",
+    errors.CardRefused: "card-refused",
+    errors.CardNumberInText: "card-number-in-text",
+    errors.AmountRefused: "amount-refused",
+    errors.CurrencyRefused: "currency-refused",
+    errors.ServiceUnknown: "service-unknown",
+    errors.CaptureNotOffered: "capture-not-offered",
+    errors.NotIdentified: "not-identified",
+    errors.WrongCertificate: "wrong-certificate",
+    errors.NotFound: "not-found",
+    errors.TokenUnusable: "token-unusable",
+    errors.TokenInUse: "token-in-use",
+    errors.IdempotencyKeyInvalid: "idempotency-key-invalid",
+    errors.IdempotencyKeyReused: "idempotency-key-reused",
+    errors.RequestInProgress: "request-in-progress",
+    errors.Unavailable: "unavailable",
+}
+
+RETRY_AFTER_S = "1"
+RETRIED = frozenset({"unavailable", "request-in-progress"})
+
+COMMIT_UNKNOWN = "It is not known whether this was done: repeat it with the same Idempotency-Key."
+KEYS_UNUSABLE = "The keys cannot be used now. Nothing was done; try again."
+
+
+def response(error: Exception) -> web.Response | None:
+    """The answer to an error that has one; None is left to the server, which answers 500."""
+    if isinstance(error, errors.GatewayError):
+        slug, detail, pointers = SLUGS[type(error)], error.detail, error.pointers
+    elif isinstance(error, CommitUnknown):
+        slug, detail, pointers = "unavailable", COMMIT_UNKNOWN, ()
+    elif isinstance(error, KeysError):
+        slug, detail, pointers = "unavailable", KEYS_UNUSABLE, ()
+    else:
+        return None
+    return document(slug, problem(slug, detail, pointers))
+
+
+def document(slug: str, body: bytes) -> web.Response:
+    """A problem document as a response."""
+    headers = {"Retry-After": RETRY_AFTER_S} if slug in RETRIED else {}
+    if slug == "not-identified":
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(
+        status=TYPES[slug].status, body=body, content_type="application/problem+json", headers=headers
+    )

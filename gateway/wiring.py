@@ -1,0 +1,192 @@
+"""The composition root: from settings to running parts. Nothing else constructs its own collaborators."""
+
+import asyncio
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+from structlog.typing import FilteringBoundLogger
+
+from gateway.clock import SystemClock
+from gateway.config import ApiSection, Config, city_of
+from gateway.errors import Unavailable
+from gateway.metrics import Metrics
+from gateway.processor.client import ProcessorClient, open_session
+from gateway.rules.access import Application
+from gateway.rules.card import Brands
+from gateway.rules.problems import of_status
+from gateway.services.callers import Callers
+from gateway.services.charges import Charges
+from gateway.services.keyring import LOOK_EVERY_S, Keyring
+from gateway.services.mint import Mint
+from gateway.services.ports import Unknown
+from gateway.services.refusals import Refusals
+from gateway.services.tokens import Tokens
+from gateway.services.vault import Vault
+from gateway.store.database import Database
+from gateway.store.postgres import Store
+from gateway.web import openapi
+from gateway.web.api import CALLER, Api
+from gateway.web.health import Health
+from gateway.web.server import REQUEST_ID, ROUTE, Limits, SafeServer, tls_context
+from keys.audit import AuditPen
+from keys.database import connect_arguments, driver_errors
+from keys.errors import KeysError, SettingsRefused
+from keys.files import read_private_line
+from keys.keystore import open_keystore, read_process_key
+from keys.root import Ask, RootKey, open_root
+from keys.settings import DatabaseSection
+
+BACKLOG = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the api process is made of."""
+
+    store: Store
+    database: Database
+    keyring: Keyring
+    callers: Callers
+    application: web.Application
+
+
+async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger) -> None:
+    """Run the api process until SIGTERM or SIGINT; raises `keys.errors.KeysError` when it must not start."""
+    sock = listen(config.api.host, config.api.port, "api.port")
+    root = open_root(config.keys.root, ask)
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(api_parts(config, root))
+        await parts.keyring.look()
+        await parts.callers.look()
+        metrics = Metrics(
+            parts.store.charges_unresolved, lambda: (parts.database.connections, parts.database.connections_idle)
+        )
+        stack.push_async_callback((await _listen_metrics(metrics, config.metrics.port)).cleanup)
+        server = SafeServer(
+            parts.application,
+            sock,
+            tls=_tls(config.api),
+            limits=Limits(connections_max=config.api.connections_max),
+            refusal=of_status,
+            observe=_observer(log, metrics),
+            log=log,
+        )
+        await server.start()
+        stack.push_async_callback(server.stop)
+        following = asyncio.create_task(_follow(log, parts.keyring.look, parts.callers.look))
+        stack.callback(following.cancel)
+        log.info("started", port=server.port)
+        await stop_signal()
+        log.info("stopping")
+
+
+@asynccontextmanager
+async def api_parts(config: Config, root: RootKey) -> AsyncIterator[Parts]:
+    """The parts of the api process, wired; closed on leaving."""
+    secrets, clock, city, brands = Path(config.keys.secrets), SystemClock(), city_of(config), Brands.load()
+    keystore = open_keystore(config.keys, config.database, config.environment)
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(config.database, "api", secrets))
+        credential = read_private_line(secrets / "api" / "processor.credential")
+        ca = Path(config.processor.ca) if config.processor.ca else None
+        session = await stack.enter_async_context(open_session(ca, credential))
+        store, processor = Store(database), ProcessorClient(session, config.processor.url)
+        keyring = Keyring(keystore, root, store, clock)
+        vault = Vault(keyring, store, clock, brands)
+        mint, pen = Mint(vault, clock), AuditPen("api", read_process_key(secrets, "api", "audit-mac"))
+        callers = Callers(store, read_process_key(secrets, "api", "api-digest"), clock)
+
+        async def identify(authorization: str | None, sans: tuple[str, ...] | None) -> Application:
+            return (await callers.register()).identify(authorization, sans)
+
+        async def reach_processor() -> None:
+            if isinstance(await processor.inquire("readiness-probe", 0, "USD"), Unknown):
+                raise Unavailable
+
+        health = Health(
+            needed={"database": store.version_seen, "ring": keyring.ring, "audit": store.require_audit},
+            wished={"processor": reach_processor},
+            clock=clock,
+        )
+        api = Api(
+            tokens=Tokens(store, vault, mint, processor, pen, clock, city),
+            charges=Charges(store, vault, mint, processor, pen, clock, city),
+            refusals=Refusals(store, pen, clock),
+            identify=identify,
+            brands=brands,
+            health=health,
+            openapi=msgspec.json.encode(openapi.document()),
+        )
+        yield Parts(store, database, keyring, callers, api.application())
+
+
+@asynccontextmanager
+async def open_database(settings: DatabaseSection, process: str, secrets: Path) -> AsyncIterator[Database]:
+    """The pool of one process."""
+    async with driver_errors():
+        database = await Database.open(connect_arguments(settings, process, secrets), settings.pool_max)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def listen(host: str, port: int, setting: str) -> socket.socket:
+    """A bound and listening socket; a busy port is one clear line (`SettingsRefused`)."""
+    try:
+        return socket.create_server((host, port), backlog=BACKLOG)
+    except OSError as error:
+        raise SettingsRefused(
+            f"{setting}: cannot listen on {host}:{port} ({error.strerror}); choose another"
+        ) from None
+
+
+async def stop_signal() -> None:
+    """Returns when the process is asked to stop."""
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    await asked.wait()
+
+
+def _tls(api: ApiSection) -> ssl.SSLContext:
+    return tls_context(Path(api.cert), Path(api.key), Path(api.client_ca) if api.client_ca else None)
+
+
+async def _listen_metrics(metrics: Metrics, port: int) -> web.AppRunner:
+    try:
+        return await metrics.listen(port)
+    except OSError as error:
+        raise SettingsRefused(f"metrics.port: cannot listen on 127.0.0.1:{port} ({error.strerror})") from None
+
+
+async def _follow(log: FilteringBoundLogger, *looks: Callable[[], Awaitable[object]]) -> None:
+    """Look again every second, so that no request has to."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        for look in looks:
+            try:
+                await look()
+            except (KeysError, Unavailable) as error:
+                log.warning("look.failed", error=type(error).__name__)
+
+
+def _observer(log: FilteringBoundLogger, metrics: Metrics) -> Callable[[web.BaseRequest, int, float], None]:
+    def observe(request: web.BaseRequest, status: int, duration_s: float) -> None:
+        route = request.get(ROUTE, "none")
+        caller = request.get(CALLER)
+        fields = {"application": caller.application_id, "department": caller.department} if caller else {}
+        duration_ms = round(duration_s * 1000, 1)
+        log.info(
+            "request", route=route, status=status, duration_ms=duration_ms, request_id=request[REQUEST_ID], **fields
+        )
+        metrics.observe(route, status, duration_s)
+
+    return observe
