@@ -1,0 +1,41 @@
+"""Fixtures that several folders share."""
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system import Client, Stub, System, running
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    """The whole demo, running; one for all tests that change no part of it."""
+    with tempfile.TemporaryDirectory(prefix="gateway-tests-") as folder:
+        Path(folder).chmod(0o711)
+        with running(Path(folder) / "home") as started:
+            yield started
+
+
+@pytest.fixture
+async def parks(system: System) -> AsyncIterator[Client]:
+    """The payment page of one department."""
+    async with Client(system, "parks") as client:
+        yield client
+
+
+@pytest.fixture
+async def utilities(system: System) -> AsyncIterator[Client]:
+    """The payment page of another."""
+    async with Client(system, "utilities") as client:
+        yield client
+
+
+@pytest.fixture
+async def stub(system: System) -> AsyncIterator[Stub]:
+    """The processor, healthy before and after."""
+    stub = Stub(system)
+    await stub.faults()
+    yield stub
+    await stub.faults()
