@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,7 +118,7 @@ def app_list(config: ConfigFile = None, as_json: AsJson = False) -> None:
         return
     table = Table("department", "application", "name", "largest charge", "live keys")
     for row in rows:
-        limit = f"{row['amount_minor_max'] / 100:,.2f}"
+        limit = f"{Decimal(row['amount_minor_max']).scaleb(-2):,.2f}"
         table.add_row(row["department_id"], row["application_id"], row["name"], limit, str(row["live_keys"]))
     Console().print(table)
 

@@ -24,6 +24,8 @@ Connection = asyncpg.Connection | PoolConnectionProxy
 """Opened for a command, or borrowed from a pool."""
 
 CONNECT_TIMEOUT_S = 10.0
+PORT = 5432
+DSN_FORM = "database.dsn must be `postgresql://host[:port]/database`"
 
 MUST_BE_ON = ("fsync", "full_page_writes")
 DURABLE_COMMIT = frozenset({"on", "local", "remote_write", "remote_apply"})
@@ -31,21 +33,15 @@ DURABLE_COMMIT = frozenset({"on", "local", "remote_write", "remote_apply"})
 
 def connect_arguments(settings: DatabaseSection, process: str, secrets_directory: Path) -> dict[str, Any]:
     """What `asyncpg.connect` and `asyncpg.create_pool` need to sign in as `gateway_<process>`."""
-    parts = urlsplit(settings.dsn)
-    if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname or len(parts.path) < 2:  # noqa: PLR2004 - "/x"
-        raise SettingsRefused("database.dsn must be `postgresql://host[:port]/database`")
-    if parts.username or parts.password or parts.query:
-        raise SettingsRefused(
-            "database.dsn must not carry a user, a password or options: roles and password files are fixed"
-        )
+    host, port, name = _dsn(settings.dsn)
     password = read_private_line(secrets_directory / process / "database.password")
     return {
-        "host": parts.hostname,
-        "port": parts.port or 5432,
-        "database": parts.path[1:],
+        "host": host,
+        "port": port,
+        "database": name,
         "user": f"gateway_{process}",
         "password": password.reveal(),
-        "ssl": _tls(parts.hostname, settings.ca),
+        "ssl": _tls(host, settings.ca),
         "timeout": CONNECT_TIMEOUT_S,
         "server_settings": {"application_name": f"gateway {process}"},
     }
@@ -58,7 +54,7 @@ async def driver_errors() -> AsyncIterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise DatabaseRefused(f"the database refused (SQLSTATE {error.sqlstate})") from None
-    except (TimeoutError, OSError, asyncpg.InterfaceError) as error:
+    except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise DatabaseRefused(f"the database cannot be reached ({type(error).__name__})") from None
 
 
@@ -87,12 +83,28 @@ async def require_durable(connected: Connection) -> None:
         raise DatabaseRefused("the server is a standby: name the primary in database.dsn")
 
 
+def _dsn(dsn: str) -> tuple[str, int, str]:
+    try:
+        parts = urlsplit(dsn)
+        port = parts.port or PORT
+    except ValueError:  # its text quotes what stands in the place of the port, which may be half a password
+        raise SettingsRefused(DSN_FORM) from None
+    if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname or parts.path in {"", "/"}:
+        raise SettingsRefused(DSN_FORM)
+    if parts.username is not None or parts.query or parts.fragment or "@" in parts.path:
+        raise SettingsRefused(
+            "database.dsn must not carry a user, a password or options: roles and password files are fixed"
+        )
+    return parts.hostname, port, parts.path[1:]
+
+
 def _tls(host: str, ca: str | None) -> ssl.SSLContext | bool:
-    if ca is not None:
+    if ca is None:
+        return False if _is_local(host) else ssl.create_default_context()
+    try:
         return ssl.create_default_context(cafile=ca)
-    if _is_local(host):
-        return False
-    return ssl.create_default_context()
+    except OSError:
+        raise SettingsRefused(f"database.ca: {ca} must be a readable file of PEM certificates") from None
 
 
 def _is_local(host: str) -> bool:

@@ -17,7 +17,8 @@ def read_private(path: Path) -> bytes:
         KeystoreRefused: missing, a symbolic link, someone else's, too wide permissions, or too large.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Non-blocking, so that a named pipe is refused below instead of waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise KeystoreRefused(f"{path} does not exist") from None
     except OSError:
@@ -44,10 +45,29 @@ def read_private_line(path: Path) -> Secret[str]:
 
 
 def write_private(path: Path, content: bytes, *, replace: bool) -> None:
-    """Write a file of mode 0600 whole, durable when this returns; a crash leaves the old one or the new one."""
+    """Write a file of mode 0600 whole, durable when this returns; a crash leaves the old one or the new one.
+
+    Raises:
+        KeystoreRefused: it exists and is not to be replaced, or cannot be written.
+    """
     if not replace and path.exists():
         raise KeystoreRefused(f"{path} exists already and is never replaced: move it away first")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_directory(path.parent)
+    try:
+        _write(path, content)
+    except OSError as error:
+        raise KeystoreRefused(f"{path} cannot be written ({error.strerror})") from None
+
+
+def make_private_directory(path: Path) -> None:
+    """Make a directory of mode 0700 where there is none yet; raises `KeystoreRefused` where it cannot."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KeystoreRefused(f"{path} cannot be made ({error.strerror})") from None
+
+
+def _write(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from keys.errors import KeystoreRefused, ManifestRefused
-from keys.files import read_private, require_private_directory, write_private
+from keys.files import make_private_directory, read_private, require_private_directory, write_private
 from keys.manifest import KeyEntry, Manifest, Purpose, read_manifest, sign_manifest
 from keys.primitives import commitment, context, new_key, require_equal
 from keys.ring import Key, Ring, State
@@ -48,7 +48,7 @@ class Keystore:
     def at(cls, uri: str, environment: str) -> "Keystore":
         """The store that `file:/absolute/directory` names."""
         parts = urlsplit(uri)
-        if parts.scheme != "file" or not parts.path.startswith("/") or parts.query:
+        if parts.scheme != "file" or parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/"):
             raise KeystoreRefused("keys.store must be `file:/absolute/directory`")
         return cls(Path(unquote(parts.path)), environment)
 
@@ -92,7 +92,7 @@ class Keystore:
         """Make the first keys and manifest 1; refuses where a manifest exists."""
         if self.exists():
             raise KeystoreRefused(f"{self.directory} is initialised already")
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_directory(self.directory)
         require_private_directory(self.directory)
         signing = new_key()
         entries = [

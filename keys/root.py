@@ -49,12 +49,14 @@ def scheme(uri: str) -> str:
 
 def _file_parts(uri: str, ask: Ask) -> tuple[str, Secret[str]]:
     parts = urlsplit(uri)
-    if parts.scheme != "file" or not parts.path.startswith("/"):
+    if parts.scheme != "file" or parts.netloc or parts.fragment or not parts.path.startswith("/"):
         raise RootRefused("keys.root must be `file:/absolute/path[?passphrase_file=/absolute/path]`")
-    options = dict(parse_qsl(parts.query))
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
     passphrase_file = options.pop("passphrase_file", None)
     if options:
         raise RootRefused(f"keys.root: unknown option {sorted(options)}; `passphrase_file` is the only one")
     if passphrase_file is None:
         return unquote(parts.path), ask("passphrase of the root key")
+    if not passphrase_file.startswith("/"):
+        raise RootRefused("keys.root: passphrase_file must be an absolute path")
     return unquote(parts.path), read_private_line(Path(passphrase_file))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nacl import pwhash, utils
 
-from keys.errors import BrokenSeal, RootRefused
+from keys.errors import BrokenSeal, RootRefused, UnknownFormat
 from keys.files import read_private, write_private
 from keys.primitives import KEY_BYTES, NONCE_BYTES, TAG_BYTES, decrypt, encrypt, new_key, subkey
 from keys.secret import Secret
@@ -38,7 +38,9 @@ class FileRoot:
     def unwrap(self, wrapped: bytes, bound_to: bytes) -> Secret[bytes]:
         """See `keys.root.RootKey.unwrap`."""
         try:
-            return Secret(decrypt(self._wrapping, wrapped.removeprefix(VERSION), bound_to))
+            if wrapped[:1] != VERSION:
+                raise UnknownFormat("the wrapped key is of no version that this release reads")
+            return Secret(decrypt(self._wrapping, wrapped[len(VERSION) :], bound_to))
         except BrokenSeal:
             raise RootRefused(
                 "this root key does not open the key store: `keys.root` and `keys.store` do not belong together,"

@@ -14,9 +14,9 @@ import msgspec
 
 from keys.errors import SettingsRefused
 
-Department = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
+Department = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,30}\Z")]
 AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/")]
-Environment = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+Environment = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,30}\Z")]
 
 
 class KeysSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +61,7 @@ def settings_path(given: str | None) -> Path:
 def load(path: Path, kind: type[S], environ: Mapping[str, str]) -> S:
     """Read and check the settings; raises `SettingsRefused`."""
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise SettingsRefused(
             f"{path} cannot be read: start the demo with ./deploy/run, or name a file with --config"
@@ -91,6 +91,6 @@ def _override(
         return
     for field in msgspec.structs.fields(kind):
         variable = f"GATEWAY_{name}_{field.name}".upper()
-        if variable in environ:
-            section = raw.setdefault(name, {})
+        # What is no section is left for the check to refuse.
+        if variable in environ and isinstance(section := raw.setdefault(name, {}), dict):
             section[field.name], origin[f"{name}.{field.name}"] = environ[variable], variable

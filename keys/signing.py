@@ -8,7 +8,6 @@ The key hash is the first four bytes of SHA-256(name ‖ 0x0A ‖ 0x01 ‖ publi
 """
 
 import base64
-import binascii
 import hashlib
 
 from cryptography.exceptions import InvalidSignature
@@ -31,22 +30,26 @@ def sign_note(seed: Secret[bytes], name: str, text: str) -> str:
     assert text.endswith("\n"), "internal error: a note's text ends in a newline"
     key = Ed25519PrivateKey.from_private_bytes(seed.reveal())
     signature = _key_hash(name, key.public_key().public_bytes_raw()) + key.sign(text.encode())
-    return f"{text}\n— {name} {base64.b64encode(signature).decode()}\n"
+    return _written(text, name, signature)
 
 
 def open_note(public: bytes, name: str, note: str) -> str:
     """The text of a note that this key signed under this name; else raises `BrokenSeal`."""
-    text, separator, line = note.rpartition("\n\n— ")
-    signer, _, encoded = line.rstrip("\n").partition(" ")
+    text, _, line = note.rpartition("\n\n— ")
     text += "\n"
     try:
-        raw = base64.b64decode(encoded, validate=True)
-        if not separator or signer != name or raw[:HASH_BYTES] != _key_hash(name, public):
+        raw = base64.b64decode(line.rpartition(" ")[2].rstrip("\n"), validate=True)
+        # Written anew and compared: base64 and line ends have several spellings, a signed note has one.
+        if note != _written(text, name, raw) or raw[:HASH_BYTES] != _key_hash(name, public):
             raise BrokenSeal(f"the note is not signed by {name}")
         Ed25519PublicKey.from_public_bytes(public).verify(raw[HASH_BYTES:], text.encode())
-    except (InvalidSignature, binascii.Error):
+    except (InvalidSignature, ValueError):  # ValueError: no base64
         raise BrokenSeal(f"the signature of {name} does not hold") from None
     return text
+
+
+def _written(text: str, name: str, signature: bytes) -> str:
+    return f"{text}\n— {name} {base64.b64encode(signature).decode()}\n"
 
 
 def _key_hash(name: str, public: bytes) -> bytes:

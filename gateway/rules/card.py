@@ -25,14 +25,15 @@ YEARS_AHEAD_MAX = 20
 CENTURY = 2000
 
 # A number in one run, or in the groups that cards print, with no digit and no letter a-f beside it: so the
-# groups of a random UUID never match.
+# groups of a random UUID never match. It matches nothing and captures, so that a number is found at each place,
+# also behind other groups of digits.
 PRINTED = re.compile(
-    r"(?<![0-9a-f])(?:"
+    r"(?<![0-9a-f])(?=("
     r"[0-9]{13,19}"
     r"|[0-9]{4}[ -][0-9]{4}[ -][0-9]{4}[ -][0-9]{4}"
     r"|[0-9]{4}[ -][0-9]{6}[ -][0-9]{5}"
     r"|[0-9]{4}[ -][0-9]{6}[ -][0-9]{4}"
-    r")(?![0-9a-f])",
+    r")(?![0-9a-f]))",
     re.IGNORECASE,
 )
 
@@ -102,7 +103,7 @@ class Brands:
 
     def find(self, text: str) -> bool:
         """Whether a card number stands in a text: known issuer, allowed length and right check digit."""
-        return any(self._is_number(re.sub("[ -]", "", m.group())) for m in PRINTED.finditer(_ascii_digits(text)))
+        return any(self._is_number(re.sub("[ -]", "", m[1])) for m in PRINTED.finditer(_ascii_digits(text)))
 
     def require_none(self, pointer: str, *texts: str) -> None:
         """Raises `CardNumberInText` when one of the texts holds a card number."""

@@ -1,12 +1,14 @@
 """Request bodies: strict JSON, then a schema, then the services' own types.
 
-Refused as not parsable: duplicate keys, NaN and Infinity, lone surrogates, NUL, nesting without end. Refused as
-not the schema: unknown fields, a float or a boolean where an integer belongs. Messages name our fields and
-never repeat what was sent.
+Refused as not parsable: duplicate keys, numbers that are not finite, lone surrogates, NUL, nesting without end.
+Refused as not the schema: unknown fields, a float or a boolean where an integer belongs. Messages name our fields
+and never repeat what was sent.
 """
 
 import json
+import math
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
@@ -23,7 +25,7 @@ DETAILS_DEPTH_MAX = 8
 SAFE_REASON = re.compile(
     r"Expected `[a-z |]+`(?:, got `[a-z]+`| of length [<>]= [0-9]+)?|Object missing required field `[a-z_]+`"
 )
-"""Messages of msgspec that quote nothing of the request; those on unknown fields and enums do."""
+"""Reasons of msgspec that quote nothing of the request; those on unknown fields and enums do."""
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -82,7 +84,7 @@ def read_body(raw: bytes, kind: type[B]) -> B:
     """Parse a body strictly; raises `InvalidRequest`."""
     try:
         text = raw.decode()
-        document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        document = json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_no_constant)
         msgspec.json.encode(document)  # refuses lone surrogates, which UTF-8 and PostgreSQL cannot hold
     except (ValueError, RecursionError):
         raise InvalidRequest("The body must be one JSON document, in UTF-8, without duplicate keys.") from None
@@ -137,21 +139,33 @@ def charge_request(body: ChargeBody, brands: Brands, request_id: str) -> ChargeR
 
 
 def _check_free(pointer: str, value: Any, brands: Brands) -> None:
-    """Free JSON is bounded in size and depth, and holds no card number, not even as a number."""
+    """Free JSON is bounded in depth and size, and holds no card number: not as a name, not as a number."""
     if value is None:
         return
-    text = json.dumps(value, ensure_ascii=False)
-    if len(text.encode()) > DETAILS_BYTES_MAX or _depth(value) > DETAILS_DEPTH_MAX:
+    if _is_deeper(value, DETAILS_DEPTH_MAX) or len(msgspec.json.encode(value)) > DETAILS_BYTES_MAX:
         raise InvalidRequest("At most 4096 bytes of JSON, nested at most 8 deep.", [pointer])
-    brands.require_none(pointer, text)
+    brands.require_none(pointer, *_texts(value))
 
 
-def _depth(value: Any) -> int:
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects nest more than `levels` deep; looks no further down than that."""
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """What stands in free JSON, unescaped: the escape of a form feed ends in a letter that would hide a number."""
     if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return 0
-    return 1 + max(map(_depth, value), default=0)
+        for name, item in value.items():
+            yield name
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    else:
+        yield str(value)
 
 
 def _require_printable(pointer: str, text: str) -> None:
@@ -166,16 +180,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("too large a number")
+    return number
+
+
 def _no_constant(_name: str) -> NoReturn:
     raise ValueError("not a JSON number")
 
 
 def _schema_refusal(message: str) -> InvalidRequest:
-    """Msgspec's message without the one thing that it quotes: the name of an unknown field."""
-    reason, _, place = message.partition(" - at `$")
-    pointer = re.sub(r"\[[^\]]*\]|\.", "/", place.rstrip("`")).rstrip("/")
-    if reason.startswith("Object contains unknown field"):
-        return InvalidRequest("There is a field that the schema does not know.", [pointer])
+    """Msgspec's message without what it quotes: names of unknown fields and values, which may look like a place."""
+    if message.startswith("Object contains unknown field"):
+        return InvalidRequest("There is a field that the schema does not know.")
+    reason, *places = message.split(" - at `$")
+    pointer = places[-1].rstrip("`").replace(".", "/") if places else ""
     if SAFE_REASON.fullmatch(reason):
         return InvalidRequest(f"{reason}.", [pointer])
     return InvalidRequest("The value is not one of those that the schema allows.", [pointer])

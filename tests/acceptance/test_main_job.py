@@ -405,5 +405,9 @@ async def test_metrics_tell_of_routes_and_charges(system: System, parks: Client)
     async with aiohttp.ClientSession() as session, session.get(system.demo["metrics"]) as response:
         text = await response.text()
 
-    for line in ('route="POST /v1/tokens",status="201"', 'gateway_charges{state="unknown"}', "gateway_pool_connections"):
+    for line in (
+        'route="POST /v1/tokens",status="201"',
+        'gateway_charges{state="unknown"}',
+        "gateway_pool_connections",
+    ):
         assert line in text

@@ -1,0 +1,284 @@
+"""The walls in the database, and what is sealed: tried by walking through them with SQL."""
+
+import itertools
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from gateway.store.roles import PROCESSES
+from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
+from keys.errors import BrokenSeal
+from keys.secret import Secret
+from tests.acceptance.test_main_job import charge_body, charged, new_key, token_body, tokenized
+from tests.cards import canary
+from tests.system import Client, System, connect_as, owner
+
+pytestmark = pytest.mark.server
+
+DENIED = asyncpg.InsufficientPrivilegeError
+
+
+@pytest.fixture
+async def sql(system: System) -> AsyncIterator[asyncpg.Connection]:
+    """The schema's owner."""
+    connection = await owner(system)
+    yield connection
+    await connection.close()
+
+
+async def refused(client: Client, token: str) -> None:
+    """The token's record does not open: the charge fails for good, and nothing was sent."""
+    reply = await client.call("POST", "/v1/charges", charge_body(token=token), key=new_key())
+    assert (reply.status, reply.problem) == (502, "charge-failed")
+
+
+async def test_swapped_records_do_not_open(system: System, parks: Client, sql: asyncpg.Connection) -> None:
+    """A sealed record copied over another's refuses to open, the data key copied with it or not."""
+    one, two = [await tokenized(parks, canary(n)) for n in (1, 2)]
+    await sql.execute(
+        "UPDATE gateway.tokens SET sealed = (SELECT sealed FROM gateway.tokens WHERE token_id = $1)"
+        " WHERE token_id = $2",
+        one,
+        two,
+    )
+    await refused(parks, two)
+    wraps = (
+        "UPDATE gateway.deks SET wrapped = (SELECT wrapped FROM gateway.deks WHERE record_id = $1)"
+        " WHERE record_id = $2"
+    )
+    await sql.execute(wraps, one, two)
+    await refused(parks, two)
+    failed = await sql.fetchval(
+        "SELECT count(*) FROM audit.events WHERE event = 'decrypt.failed' AND outcome = 'failed'"
+    )
+    assert failed >= 2
+    assert (await charged(parks, one))["status"] == "succeeded"
+    await sql.execute("DELETE FROM gateway.deks WHERE record_id = $1", two)
+    await sql.execute(
+        "UPDATE gateway.tokens SET status = 'erased', sealed = NULL, brand = NULL, last4 = NULL,"
+        " fingerprint_id = NULL WHERE token_id = $1",
+        two,
+    )
+
+
+async def test_record_of_another_department_does_not_open(
+    system: System, parks: Client, utilities: Client, sql: asyncpg.Connection
+) -> None:
+    """Record and data key carried into another department, ids and all, refuse to open there."""
+    token = await tokenized(parks, canary(3))
+    await sql.execute(
+        "INSERT INTO gateway.tokens (department_id, token_id, application_id, kind, usage, status, brand, last4,"
+        " fingerprint_id, cvc_check, created_at, expires_at, sealed)"
+        " SELECT 'utilities', token_id, (SELECT application_id FROM gateway.applications"
+        "   WHERE department_id = 'utilities' LIMIT 1), kind, usage, status, brand, last4, fingerprint_id, cvc_check,"
+        "   created_at, expires_at, sealed FROM gateway.tokens WHERE token_id = $1",
+        token,
+    )
+    await sql.execute(
+        "INSERT INTO gateway.deks SELECT 'utilities', record_id, generation, wrapped"
+        " FROM gateway.deks WHERE record_id = $1",
+        token,
+    )
+    await refused(utilities, token)
+    report = system.command("keys", "verify", "--json", code=1)
+    assert not report
+    await sql.execute("DELETE FROM gateway.deks WHERE department_id = 'utilities' AND record_id = $1", token)
+    await sql.execute(
+        "UPDATE gateway.tokens SET status = 'erased', sealed = NULL, brand = NULL, last4 = NULL,"
+        " fingerprint_id = NULL WHERE department_id = 'utilities' AND token_id = $1",
+        token,
+    )
+
+
+async def test_keys_verify_adds_up_and_finds_swapped_wraps(
+    system: System, parks: Client, sql: asyncpg.Connection
+) -> None:
+    """`keys verify` opens every data key in its place, counts what it saw, and names swapped wraps by failing."""
+    import json
+
+    one, two = [await tokenized(parks, canary(n)) for n in (4, 5)]
+    report = json.loads(system.command("keys", "verify", "--json"))
+    status = json.loads(system.command("keys", "status", "--json"))
+    assert report["failed"] == 0
+    assert report["opened"] == report["records"] == sum(row["records"] for row in status["generations"])
+    assert status["active"] == 1
+
+    swap = (
+        "UPDATE gateway.deks SET wrapped = CASE record_id WHEN $1 THEN (SELECT wrapped FROM gateway.deks"
+        " WHERE record_id = $2) ELSE (SELECT wrapped FROM gateway.deks WHERE record_id = $1) END"
+        " WHERE record_id IN ($1, $2)"
+    )
+    await sql.execute(swap, one, two)
+    system.command("keys", "verify", code=1)
+    await sql.execute(swap, one, two)
+    lost = await sql.fetchrow("DELETE FROM gateway.deks WHERE record_id = $1 RETURNING *", one)
+    system.command("keys", "verify", code=1)
+    assert lost is not None
+    await sql.execute("INSERT INTO gateway.deks VALUES ($1, $2, $3, $4)", *lost)
+    system.command("keys", "verify")
+
+
+@pytest.mark.parametrize("process", [name for name in PROCESSES if name != "owner"])
+async def test_no_role_can_change_the_audit_log(system: System, process: str) -> None:
+    """No process may update, delete or truncate audit rows; no row is read by those that only write."""
+    connection = await connect_as(system, process)
+    try:
+        for statement in (
+            "UPDATE audit.events SET outcome = 'done'",
+            "DELETE FROM audit.events",
+            "TRUNCATE audit.events",
+            "SELECT * FROM audit.events",
+            "ALTER TABLE audit.events DISABLE ROW LEVEL SECURITY",
+        ):
+            with pytest.raises(DENIED):
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+async def test_no_role_is_more_than_it_must_be(system: System, process: str) -> None:
+    """No role that has a password is superuser, bypasses row security, makes roles, or reads the server's files."""
+    connection = await connect_as(system, process)
+    try:
+        about = await connection.fetchrow(
+            "SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication FROM pg_roles"
+            " WHERE rolname = current_user"
+        )
+        assert about is not None
+        assert not any(about)
+        for path in (system.home / "root" / "root.key", system.home / "keystore" / "manifest", "/etc/passwd"):
+            with pytest.raises(DENIED):
+                await connection.fetchval("SELECT pg_read_file($1)", str(path))
+        with pytest.raises(DENIED):
+            await connection.execute("COPY gateway.departments FROM PROGRAM 'true'")
+        with pytest.raises(DENIED):
+            await connection.execute("SET ROLE postgres")
+    finally:
+        await connection.close()
+
+
+async def test_departments_are_walled_off_without_any_predicate(system: System, parks: Client) -> None:
+    """The api role sees the department that its transaction named, and nothing before it named one."""
+    await charged(parks, await tokenized(parks))
+    connection = await connect_as(system, "api")
+    try:
+        tables = ("tokens", "deks", "charges", "fingerprints", "idempotency", "services")
+        for table in tables:
+            assert await connection.fetchval(f"SELECT count(*) FROM gateway.{table}") == 0
+        for mine, other in itertools.permutations(("parks", "utilities")):
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL gateway.department = '{mine}'")
+                for table in tables:
+                    departments = await connection.fetch(f"SELECT DISTINCT department_id FROM gateway.{table}")
+                    assert {row["department_id"] for row in departments} <= {mine}
+                with pytest.raises(DENIED):
+                    await connection.execute("INSERT INTO gateway.deks SELECT $1, 'tok_x', 1, '\\x00'", other)
+    finally:
+        await connection.close()
+
+
+async def test_keys_role_reads_no_sealed_byte(system: System, parks: Client) -> None:
+    """The role of `keys` works on wraps and counts records; what they hold it cannot read."""
+    await tokenized(parks)
+    connection = await connect_as(system, "keys")
+    try:
+        assert await connection.fetchval("SELECT count(token_id) FROM gateway.tokens WHERE has_record") > 0
+        for column in ("sealed", "last4", "fingerprint_id"):
+            with pytest.raises(DENIED):
+                await connection.fetch(f"SELECT {column} FROM gateway.tokens")
+        for statement in (
+            "SELECT sealed FROM gateway.charges",
+            "SELECT * FROM gateway.idempotency",
+            "SELECT * FROM gateway.api_keys",
+            "DELETE FROM gateway.deks",
+        ):
+            with pytest.raises(DENIED):
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def test_processes_to_come_can_reach_nothing_yet(system: System) -> None:
+    """Roles of processes that do not exist yet have no table."""
+    for process in ("admin", "worker", "reseal"):
+        connection = await connect_as(system, process)
+        try:
+            for table in ("tokens", "deks", "charges", "idempotency", "api_keys"):
+                with pytest.raises(DENIED):
+                    await connection.execute(f"SELECT 1 FROM gateway.{table}")
+        finally:
+            await connection.close()
+
+
+async def test_every_effect_has_its_audit_row(system: System, parks: Client, sql: asyncpg.Connection) -> None:
+    """Token, charge, erasure and refusals each leave a row whose MAC is that of the process that wrote it."""
+    token = await tokenized(parks)
+    charge = await charged(parks, token)
+    assert (await parks.call("POST", "/v1/tokens", token_body() | {"card": {}})).status == 400
+    assert (await parks.call("GET", "/v1/charges", api_key="wrong")).status == 401
+    assert (await parks.call("GET", "/v1/tokens/tok_none")).status == 404
+    assert (await parks.call("DELETE", f"/v1/tokens/{token}")).status == 200
+    rows = await sql.fetch("SELECT * FROM audit.events ORDER BY occurred_at")
+    seen = {(row["event"], row["subject"]) for row in rows}
+    for event, subject in (
+        ("token.created", token),
+        ("card.opened", charge["id"]),
+        ("charge.captured", charge["id"]),
+        ("token.erased", token),
+        ("identity.refused", ""),
+        ("id.refused", ""),
+        ("keys.initialised", "manifest-1"),
+    ):
+        assert (event, subject) in seen
+
+    pens = {
+        process: AuditPen(process, Secret((system.home / "secrets" / process / "audit-mac.key").read_bytes()))
+        for process in ("api", "keys")
+    }
+    for row in rows:
+        told = AuditEvent(
+            row["department_id"],
+            row["event"],
+            Outcome(row["outcome"]),
+            row["actor"],
+            row["subject"],
+            row["reason"],
+            row["request_id"],
+        )
+        written = AuditRow(row["event_id"], row["occurred_at"], row["process"], told, row["mac"])
+        pens[row["process"]].verify(written)
+        other = pens["keys" if row["process"] == "api" else "api"]
+        with pytest.raises(BrokenSeal):
+            other.verify(written)
+
+
+async def test_no_audit_row_no_effect(system: System, parks: Client, sql: asyncpg.Connection) -> None:
+    """While audit rows cannot be written, no token is made, no card opened, no charge sent; and nothing is left."""
+    token = await tokenized(parks)
+    counted = "SELECT (SELECT count(*) FROM gateway.tokens) + (SELECT count(*) FROM gateway.charges)"
+    before = await sql.fetchval(counted)
+    await sql.execute("REVOKE INSERT ON audit.events FROM gateway_api")
+    try:
+        made = await parks.call("POST", "/v1/tokens", token_body())
+        charge = await parks.call("POST", "/v1/charges", charge_body(token=token), key=new_key())
+        erased = await parks.call("DELETE", f"/v1/tokens/{token}")
+    finally:
+        await sql.execute("GRANT INSERT ON audit.events TO gateway_api")
+    assert [reply.status for reply in (made, charge, erased)] == [500, 500, 500]
+    assert await sql.fetchval(counted) == before
+    assert (await charged(parks, token))["status"] == "succeeded"
+
+
+async def test_money_and_states_are_constrained(system: System, parks: Client, sql: asyncpg.Connection) -> None:
+    """Not even the schema's owner can store a negative amount, an unknown state or more captured than charged."""
+    charge = await charged(parks, await tokenized(parks))
+    for change in (
+        "amount_minor = -1",
+        "state = 'paid'",
+        "captured_minor = amount_minor + 1",
+        "refunded_minor = 999999",
+    ):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await sql.execute(f"UPDATE gateway.charges SET {change} WHERE charge_id = $1", charge["id"])
