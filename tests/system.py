@@ -120,13 +120,18 @@ class System:
 class Client:
     """One application, speaking to the API; keeps every answer, for the search for canaries."""
 
-    def __init__(self, system: System, app: str) -> None:
+    def __init__(self, system: System, app: str, certificate: str | None = None) -> None:
         self._system = system
+        self._certificate = certificate
         self._key = system.demo["apps"][app]["api_key"]
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(ssl=self._system.tls, limit=0)
+        tls = self._system.tls
+        if self._certificate is not None:
+            told = self._system.demo["apps"][self._certificate]
+            tls.load_cert_chain(told["cert"], told["key"])
+        connector = aiohttp.TCPConnector(ssl=tls, limit=0)
         self._session = aiohttp.ClientSession(connector=connector)
         return self
 

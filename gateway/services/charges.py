@@ -9,7 +9,7 @@ reference proves nothing, for the request may still be on its way.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from zoneinfo import ZoneInfo
 
 from gateway.errors import CaptureNotOffered, RequestInProgress, Unavailable
@@ -61,7 +61,7 @@ class ChargeRequest:
     capture: bool
     token_id: str | None
     given: CardGiven | None
-    details: object
+    details: object = field(repr=False)
     request_id: str
 
     @property

@@ -386,6 +386,15 @@ async def test_unknown_keys_are_not_identified(parks: Client, api_key: str) -> N
     assert (reply.status, reply.problem) == (401, "not-identified")
 
 
+async def test_certificate_must_be_the_application_s(system: System) -> None:
+    """A key alone serves here, a key with its certificate serves, a key with another's certificate is 403."""
+    async with Client(system, "parks", certificate="parks") as client:
+        assert (await client.call("GET", "/v1/charges")).status == 200
+    async with Client(system, "parks", certificate="utilities") as client:
+        refused = await client.call("GET", "/v1/charges")
+    assert (refused.status, refused.problem) == (403, "wrong-certificate")
+
+
 async def test_health_and_description_need_no_key(system: System, parks: Client) -> None:
     """Health and the OpenAPI document are open; every answer carries a fresh request id and no banner."""
     seen = set()

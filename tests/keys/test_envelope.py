@@ -101,7 +101,7 @@ VECTORS = msgspec.json.decode(make_envelope_v1.FILE.read_bytes(), type=list[Vect
 each_vector = pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 
 
-def errors_of_each_byte(fields: tuple[Field, ...], length: int) -> list[Field]:
+def field_of_each_byte(fields: tuple[Field, ...], length: int) -> list[Field]:
     """The field that each byte of a string of this length belongs to."""
     open_bytes = length - sum(field.length or 0 for field in fields)
     return [field for field in fields for _ in range(open_bytes if field.length is None else field.length)]
@@ -153,7 +153,7 @@ def test_seal_writes_version_1(vector: Vector) -> None:
 @each_vector
 def test_every_bit_of_a_sealed_record_counts(vector: Vector) -> None:
     """Any flipped bit is refused, with the error of the field that it stands in."""
-    expected = errors_of_each_byte(SEALED, len(vector.sealed_bytes))
+    expected = field_of_each_byte(SEALED, len(vector.sealed_bytes))
     for index, altered in flips(vector.sealed_bytes):
         assert error_of(vector.unseal, altered) is expected[index].error, expected[index].name
 
@@ -161,7 +161,7 @@ def test_every_bit_of_a_sealed_record_counts(vector: Vector) -> None:
 @each_vector
 def test_every_bit_of_a_wrapped_key_counts(vector: Vector) -> None:
     """Any flipped bit is refused, with the error of the field that it stands in."""
-    expected = errors_of_each_byte(WRAPPED, len(vector.wrapped_bytes))
+    expected = field_of_each_byte(WRAPPED, len(vector.wrapped_bytes))
     assert len(expected) == WRAPPED_BYTES
     for index, altered in flips(vector.wrapped_bytes):
         assert error_of(vector.unwrap, altered) is expected[index].error, expected[index].name

@@ -1,0 +1,56 @@
+"""Fingerprints: stable, keyed, and joined across nothing."""
+
+import hashlib
+import hmac
+from datetime import datetime
+from itertools import product
+
+import pytest
+
+from keys.fingerprint import card_index, card_part
+from keys.primitives import new_key
+from keys.ring import Key, State
+from keys.secret import Secret
+
+NUMBER = "4111111111111111"
+
+
+@pytest.fixture
+def key(now: datetime) -> Key:
+    """A fingerprint key."""
+    return Key(1, State.ACTIVE, now, now, new_key())
+
+
+def test_equal_cards_have_equal_fingerprints(key: Key) -> None:
+    """The same card in the same department gives the same 32 bytes, each time."""
+    first, second = (card_index(key, "demo", "parks", Secret(NUMBER)) for _ in range(2))
+
+    assert first == second
+    assert len(first) == 32
+
+
+def test_nothing_can_be_joined(key: Key, now: datetime) -> None:
+    """Key, environment, department, purpose, number and expiry each change every value."""
+    other = Key(2, State.ACTIVE, now, now, new_key())
+    values = []
+    for used, environment, department in product((key, other), ("demo", "live"), ("parks", "utilities")):
+        for number in (NUMBER, "4000001234567899"):
+            values.append(card_index(used, environment, department, Secret(number)))
+            values += [card_part(used, environment, department, Secret(number), on) for on in ("2027-01", "2027-02")]
+
+    assert len(set(values)) == len(values) == 48
+
+
+def test_number_and_expiry_do_not_run_together(key: Key) -> None:
+    """A digit cannot wander from the number into the expiry."""
+    assert card_part(key, "demo", "parks", Secret("41"), "12027") != card_part(
+        key, "demo", "parks", Secret("411"), "2027"
+    )
+
+
+def test_no_unkeyed_hash_of_the_number(key: Key) -> None:
+    """The index is not a plain hash of the number, nor a MAC under the ring's key itself."""
+    index = card_index(key, "demo", "parks", Secret(NUMBER))
+
+    assert index != hashlib.sha256(NUMBER.encode()).digest()
+    assert index != hmac.digest(key.secret.reveal(), NUMBER.encode(), "sha256")
