@@ -17,14 +17,13 @@ def read_private(path: Path) -> bytes:
         KeystoreRefused: missing, a symbolic link, someone else's, too wide permissions, or too large.
     """
     try:
-        # Non-blocking, so that a named pipe is refused below instead of waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        opened = open(path, "rb", opener=_open_plain)
     except FileNotFoundError:
         raise KeystoreRefused(f"{path} does not exist") from None
     except OSError:
         raise KeystoreRefused(f"{path} cannot be opened, or is a symbolic link; it must be a plain file") from None
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
+    with opened as file:
+        about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise KeystoreRefused(f"{path} is not a plain file")
         if about.st_uid not in {os.geteuid(), 0}:
@@ -67,9 +66,15 @@ def make_private_directory(path: Path) -> None:
         raise KeystoreRefused(f"{path} cannot be made ({error.strerror})") from None
 
 
+def _open_plain(path: str, _flags: int) -> int:
+    # Non-blocking, so that a named pipe is refused instead of waited for.
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 def _write(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    draft.unlink(missing_ok=True)  # a crash may have left one
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()

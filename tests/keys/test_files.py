@@ -45,7 +45,7 @@ def test_directories_are_made_private(tmp_path: Path) -> None:
 
 def test_nothing_is_replaced_unasked(file: Path) -> None:
     """Without leave a file stays as it is, and the message says what to do."""
-    with pytest.raises(KeystoreRefused, match="exists already and is never replaced: move it away first$"):
+    with pytest.raises(KeystoreRefused, match=r"exists already and is never replaced: move it away first$"):
         write_private(file, b"other", replace=False)
 
     assert read_private(file) == b"content"
@@ -99,13 +99,13 @@ def test_a_symbolic_link(file: Path) -> None:
     link = file.with_name("link")
     link.symlink_to(file)
 
-    with pytest.raises(KeystoreRefused, match="must be a plain file$"):
+    with pytest.raises(KeystoreRefused, match=r"must be a plain file$"):
         read_private(link)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     """A missing file is named."""
-    with pytest.raises(KeystoreRefused, match="none does not exist$"):
+    with pytest.raises(KeystoreRefused, match=r"none does not exist$"):
         read_private(tmp_path / "none")
 
 
@@ -115,7 +115,7 @@ def test_no_plain_file(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         for path in (tmp_path, tmp_path / "pipe", tmp_path / "socket", Path(os.devnull)):
-            with pytest.raises(KeystoreRefused, match="a plain file$"):
+            with pytest.raises(KeystoreRefused, match=r"a plain file$"):
                 read_private(path)
 
 
@@ -125,7 +125,7 @@ def test_the_largest_file(file: Path) -> None:
     assert len(read_private(file)) == FILE_BYTES_MAX
     write_private(file, bytes(FILE_BYTES_MAX + 1), replace=True)
 
-    with pytest.raises(KeystoreRefused, match="larger than any key file$"):
+    with pytest.raises(KeystoreRefused, match=r"larger than any key file$"):
         read_private(file)
 
 
@@ -152,7 +152,7 @@ def test_a_line_that_is_no_text(file: Path) -> None:
     """Bytes that are no UTF-8 are refused, and not quoted."""
     write_private(file, b"\xff\xfesecret", replace=True)
 
-    with pytest.raises(KeystoreRefused, match="file is not a text file$"):
+    with pytest.raises(KeystoreRefused, match=r"file is not a text file$"):
         read_private_line(file)
 
 
@@ -194,7 +194,7 @@ def test_no_directory(file: Path) -> None:
     (file.parent / "link").symlink_to(file.parent / "real")
 
     for path in (file, file.parent / "link"):
-        with pytest.raises(KeystoreRefused, match="must be a directory and no symbolic link$"):
+        with pytest.raises(KeystoreRefused, match=r"must be a directory and no symbolic link$"):
             require_private_directory(path)
-    with pytest.raises(KeystoreRefused, match="does not exist: `keys init` makes it$"):
+    with pytest.raises(KeystoreRefused, match=r"does not exist: `keys init` makes it$"):
         require_private_directory(file.parent / "none")

@@ -53,7 +53,7 @@ def test_a_text_without_a_last_newline_is_our_own_mistake() -> None:
 
 def test_another_key() -> None:
     """A note of one key does not open with another."""
-    with pytest.raises(BrokenSeal, match="^the note is not signed by example"):
+    with pytest.raises(BrokenSeal, match=r"^the note is not signed by example"):
         open_note(public_key(new_key()), NAME, NOTE)
 
 
@@ -64,7 +64,7 @@ def test_another_key_with_our_key_hash() -> None:
     ours = base64.b64decode(NOTE.rpartition(" ")[2])
     encoded = base64.b64encode(ours[:4] + theirs[4:]).decode()
 
-    with pytest.raises(BrokenSeal, match="does not hold$"):
+    with pytest.raises(BrokenSeal, match=r"does not hold$"):
         open_note(public_key(SEED), NAME, f"{TEXT}\n\u2014 {NAME} {encoded}\n")
 
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.errors import CardNumberInText, CardRefused, GatewayError, InvalidRequest
+from gateway.errors import CardNumberInText, CardRefused, InvalidRequest
 from gateway.rules.card import Brands, Card, check_cvc, read_card, require_valid
 from gateway.rules.ids import new_id
 from keys.secret import Secret
@@ -86,7 +86,7 @@ def test_ranges_end_where_the_networks_say(brands: Brands, prefix: str, name: st
 
     for number in (lowest, highest):
         brand = brands.of(number)
-        assert (brand.name if brand else None) == (name if number != "9" * 16 else None)
+        assert (brand.name if brand else None) == name
 
 
 @pytest.mark.parametrize("name", LENGTHS)
@@ -94,13 +94,13 @@ def test_each_brand_has_its_lengths(brands: Brands, name: str) -> None:
     """A number passes with exactly the lengths that its network issues."""
     prefix = next(prefix for prefix, brand in RANGES if brand == name)
 
-    accepted = set()
     for length in range(12, 20):
-        try:
-            accepted.add(length * (brands.check(Secret(_number(prefix, length))).name == name))
-        except CardRefused as refused:
-            assert refused.pointers == ("/card/number",)
-    assert accepted == LENGTHS[name]
+        number = Secret(_number(prefix, length))
+        if length in LENGTHS[name]:
+            assert brands.check(number).name == name
+        else:
+            with pytest.raises(CardRefused, match="wrong length"):
+                brands.check(number)
 
 
 def test_an_unknown_issuer_is_refused(brands: Brands) -> None:
@@ -127,7 +127,7 @@ def test_two_swapped_digits_are_noticed(brands: Brands, number: str) -> None:
     for place, (first, second) in enumerate(pairwise(number)):
         swapped = Secret(number[:place] + second + first + number[place + 2 :])
         if first == second or {first, second} == {"0", "9"}:
-            assert brands.check(swapped)
+            brands.check(swapped)
         else:
             with pytest.raises(CardRefused):
                 brands.check(swapped)
@@ -207,7 +207,21 @@ def test_the_code_has_its_brands_length(brands: Brands, number: str, digits: int
     assert "9" not in repr(refused.value)
 
 
-@pytest.mark.parametrize("cvc", ["", "12", "12345", "12a", "123\n", " 123", "１２３", "٣٤٥", "-12", "1.2"])
+@pytest.mark.parametrize(
+    "cvc",
+    [
+        "",
+        "12",
+        "12345",
+        "12a",
+        "123\n",
+        " 123",
+        "123".translate(FULL_WIDTH),
+        "345".translate(ARABIC_INDIC),
+        "-12",
+        "1.2",
+    ],
+)
 def test_a_malformed_code_is_refused(brands: Brands, cvc: str) -> None:
     """A code is three or four ASCII digits."""
     with pytest.raises(InvalidRequest) as refused:
@@ -331,7 +345,7 @@ def test_a_card_number_in_text_is_found(brands: Brands, text: str) -> None:
         *(VISA + beside for beside in "0123456789abcdefABCDEF"),
         *(beside + VISA_GROUPS for beside in "4aF"),
         *(VISA_GROUPS + beside for beside in "4aF"),
-        VISA.translate(FULL_WIDTH) + "ｄ",
+        VISA.translate(FULL_WIDTH) + "\uff44",
         VISA[:-1] + "3",
         _number("9999"),
         _number("4", 14),
@@ -363,7 +377,7 @@ def test_random_uuids_raise_no_alarm(brands: Brands) -> None:
 def test_our_own_ids_and_times_raise_no_alarm(brands: Brands) -> None:
     """What the gateway itself writes into texts is never taken for a card number."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    moments = (start + timedelta(seconds=86_399.123457 * day) for day in range(10_000))
+    moments = (start + timedelta(seconds=33_333.123457 * step) for step in range(10_000))
 
     for moment in moments:
         text = f"{new_id('ch')} {moment.isoformat()} {moment:%Y%m%d%H%M%S} {moment.timestamp() * 1e6:.0f}"
