@@ -1,9 +1,12 @@
 """The composition root: from settings to running parts. Nothing else constructs its own collaborators."""
 
 import asyncio
+import ctypes
+import resource
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -44,6 +47,7 @@ from keys.root import Ask, RootKey, open_root
 from keys.settings import DatabaseSection
 
 BACKLOG = 512
+PR_SET_DUMPABLE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Parts:
 
 async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger) -> None:
     """Run the api process until SIGTERM or SIGINT; raises `keys.errors.KeysError` when it must not start."""
+    forbid_dumps()
     sock = listen(config.api.host, config.api.port, "api.port")
     root = open_root(config.keys.root, ask)
     async with AsyncExitStack() as stack:
@@ -136,6 +141,13 @@ async def open_database(settings: DatabaseSection, process: str, secrets: Path) 
         yield database
     finally:
         await database.close()
+
+
+def forbid_dumps() -> None:
+    """No core file of this process, and no other process of its user may read its memory; root still may."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:

@@ -17,22 +17,13 @@ def read_private(path: Path) -> bytes:
         KeystoreRefused: missing, a symbolic link, someone else's, too wide permissions, or too large.
     """
     try:
-        opened = open(path, "rb", opener=_open_plain)
+        with open(path, "rb", opener=_open_plain) as file:
+            _require_private(path, os.fstat(file.fileno()))
+            return file.read()
     except FileNotFoundError:
         raise KeystoreRefused(f"{path} does not exist") from None
     except OSError:
-        raise KeystoreRefused(f"{path} cannot be opened, or is a symbolic link; it must be a plain file") from None
-    with opened as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise KeystoreRefused(f"{path} is not a plain file")
-        if about.st_uid not in {os.geteuid(), 0}:
-            raise KeystoreRefused(f"{path} belongs to another user: `chown` it to the user of this process")
-        if about.st_mode & 0o077:
-            raise KeystoreRefused(f"{path} is open to others: `chmod 0600 {path}`")
-        if about.st_size > FILE_BYTES_MAX:
-            raise KeystoreRefused(f"{path} is larger than any key file")
-        return file.read()
+        raise KeystoreRefused(f"{path} cannot be read, or is a symbolic link; it must be a plain file") from None
 
 
 def read_private_line(path: Path) -> Secret[str]:
@@ -64,6 +55,17 @@ def make_private_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise KeystoreRefused(f"{path} cannot be made ({error.strerror})") from None
+
+
+def _require_private(path: Path, about: os.stat_result) -> None:
+    if not stat.S_ISREG(about.st_mode):
+        raise KeystoreRefused(f"{path} is not a plain file")
+    if about.st_uid not in {os.geteuid(), 0}:
+        raise KeystoreRefused(f"{path} belongs to another user: `chown` it to the user of this process")
+    if about.st_mode & 0o077:
+        raise KeystoreRefused(f"{path} is open to others: `chmod 0600 {path}`")
+    if about.st_size > FILE_BYTES_MAX:
+        raise KeystoreRefused(f"{path} is larger than any key file")
 
 
 def _open_plain(path: str, _flags: int) -> int:

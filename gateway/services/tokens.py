@@ -4,6 +4,7 @@ With a verification code the processor is asked, once, whether the card is good.
 while this runs: if the run dies, whoever repeats the request gets a token whose code was not checked.
 """
 
+from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from gateway.errors import RequestInProgress, Unavailable
@@ -31,8 +32,35 @@ from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
 from keys.secret import Secret
 
 ROUTE = "POST /v1/tokens"
+WRONG_CODE = Declined("fail", "data", "N7")
+"""What an issuer that approves in spite of a wrong code is taken to mean."""
+
 STORE_TRIES_MAX = 3
 """How often a token is wrapped anew because keys were rotated between sealing and storing."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One request on its way: what its steps share."""
+
+    caller: Application
+    given: CardGiven
+    usage: str
+    token_id: str
+    request_id: str
+    pen: AuditPen
+    clock: Clock
+    claim: Claim | None = None
+
+    @property
+    def department(self) -> str:
+        return self.caller.department
+
+    def row(self, event: str, outcome: Outcome, reason: str = "") -> AuditRow:
+        """The audit row of a step."""
+        actor = self.caller.application_id
+        told = AuditEvent(self.department, event, outcome, actor, self.token_id, reason, self.request_id)
+        return self.pen.row(told, self.clock.now())
 
 
 class Tokens:
@@ -60,7 +88,7 @@ class Tokens:
         self, caller: Application, given: CardGiven, usage: str, key: str | None, request_id: str
     ) -> Answer:
         """Make a token; under a key that was used before, the answer of then."""
-        run = _Run(self, caller, given, usage, new_id("tok"), request_id)
+        run = _Run(caller, given, usage, new_id("tok"), request_id, self._pen, self._clock)
         if key is not None:
             part = await self._vault.card_part(caller.department, given.card)
             run.claim = Claim(ROUTE, key, request_digest(usage), part, run.token_id)
@@ -84,7 +112,7 @@ class Tokens:
         row = self._pen.row(event, self._clock.now())
         return await self._store.erase_token(caller.department, token_id, token_answer, row)
 
-    async def _repeat(self, run: "_Run", earlier: Claimed) -> Answer:
+    async def _repeat(self, run: _Run, earlier: Claimed) -> Answer:
         assert run.claim is not None, "internal error: only a claim finds an earlier one"
         answer = await earlier_answer(self._vault, run.department, run.claim, earlier, run.given.card)
         if answer is not None:
@@ -95,12 +123,14 @@ class Tokens:
         run.token_id = earlier.subject_id
         return await self._store_token(run, "unavailable", held=True)
 
-    async def _verify_first(self, run: "_Run", cvc: Secret[str]) -> Answer:
+    async def _verify_first(self, run: _Run, cvc: Secret[str]) -> Answer:
         received = run.row("card.received", Outcome.DONE, "verification")
         earlier = await self._store.claim(run.department, run.claim, received)
         if earlier is not None:
             return await self._repeat(run, earlier)
         outcome = await self._processor.verify(new_id("vf"), run.given.card, run.given.name, cvc)
+        if isinstance(outcome, Approved) and outcome.cvc_check == "fail":
+            outcome = WRONG_CODE
         if isinstance(outcome, Declined):
             answer = verification_declined(outcome)
             refused = run.row("verification.declined", Outcome.REFUSED)
@@ -109,7 +139,7 @@ class Tokens:
         check = outcome.cvc_check if isinstance(outcome, Approved) else "unavailable"
         return await self._store_token(run, check, held=True)
 
-    async def _store_token(self, run: "_Run", cvc_check: str, *, held: bool) -> Answer:
+    async def _store_token(self, run: _Run, cvc_check: str, *, held: bool) -> Answer:
         minting = await self._mint.token(run.caller, run.given, run.token_id, run.usage, cvc_check=cvc_check)
         audit = run.row("token.created", Outcome.DONE)
         for _ in range(STORE_TRIES_MAX):
@@ -120,26 +150,3 @@ class Tokens:
                 continue
             return token_answer(stored) if isinstance(stored, Token) else await self._repeat(run, stored)
         raise Unavailable
-
-
-class _Run:
-    """One request on its way: what its steps share."""
-
-    def __init__(
-        self, tokens: Tokens, caller: Application, given: CardGiven, usage: str, token_id: str, request_id: str
-    ) -> None:
-        self._tokens = tokens
-        self.caller = caller
-        self.department = caller.department
-        self.given = given
-        self.usage = usage
-        self.token_id = token_id
-        self.request_id = request_id
-        self.claim: Claim | None = None
-
-    def row(self, event: str, outcome: Outcome, reason: str = "") -> AuditRow:
-        """The audit row of a step."""
-        told = AuditEvent(
-            self.department, event, outcome, self.caller.application_id, self.token_id, reason, self.request_id
-        )
-        return self._tokens._pen.row(told, self._tokens._clock.now())  # noqa: SLF001 - one file, one mechanism

@@ -36,7 +36,7 @@ from keys.errors import KeysExhausted
 from keys.queries import load_queries
 from keys.ring import WrappedDek
 
-LEASE = timedelta(seconds=15)
+LEASE = timedelta(seconds=10)
 """How long a request may hold a key or a charge; longer than the processor's deadline, shorter than patience."""
 
 

@@ -1,7 +1,9 @@
 """The walls in the database, and what is sealed: tried by walking through them with SQL."""
 
 import itertools
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -282,3 +284,25 @@ async def test_money_and_states_are_constrained(system: System, parks: Client, s
     ):
         with pytest.raises(asyncpg.CheckViolationError):
             await sql.execute(f"UPDATE gateway.charges SET {change} WHERE charge_id = $1", charge["id"])
+
+
+async def test_processes_show_no_secret(system: System) -> None:
+    """No secret stands in a process's arguments or environment, and the api process leaves no core file."""
+    parts = system.parts()
+    held = [path.read_bytes() for path in (system.home / "secrets").rglob("*") if path.is_file()]
+    held += [(system.home / "root" / "passphrase").read_bytes(), system.demo["processor_key"].encode()]
+    for pid in parts.values():
+        shown = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+        assert not [secret for secret in held if secret in shown or secret.hex().encode() in shown]
+    limits = Path(f"/proc/{parts['api']}/limits").read_text()
+    assert re.search(r"Max core file size +0 +0 ", limits)
+
+
+async def test_secrets_are_open_to_their_owner_alone(system: System) -> None:
+    """Every file of the demo but those that PostgreSQL must reach is closed to others; the key store is whole."""
+    for path in system.home.rglob("*"):
+        mode = path.lstat().st_mode & 0o777
+        if path.is_file() and not path.is_relative_to(system.home / "postgres"):
+            assert mode & 0o077 == 0, path
+    for name in ("keystore", "secrets", "root", "tls", "log", "stub"):
+        assert (system.home / name).stat().st_mode & 0o077 == 0

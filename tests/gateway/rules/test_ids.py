@@ -1,7 +1,6 @@
 """Ids: their shape, their randomness, and that none looks like a card number."""
 
 import re
-import secrets
 from types import SimpleNamespace
 
 import pytest
@@ -43,8 +42,3 @@ def test_an_id_with_a_run_of_thirteen_digits_is_drawn_again(monkeypatch: pytest.
 
     assert new_id("ch") == "ch_" + "7" * 12 + "a" * 14
     assert next(draws, None) is None
-
-
-def test_randomness_comes_from_the_operating_system() -> None:
-    """Ids are drawn by `secrets`."""
-    assert ids.secrets is secrets

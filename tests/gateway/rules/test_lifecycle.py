@@ -17,7 +17,7 @@ LEADS = {
 """Written out a second time, on purpose: an edge more is money moved twice."""
 
 
-@pytest.mark.parametrize(("state", "event"), product(State, Event))
+@pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
 def test_every_pair_leads_where_it_should_or_nowhere(state: State, event: Event) -> None:
     """A legal event leads to its state; every other one raises, and says which it was."""
     expected = LEADS.get((state.value, event.value))
@@ -57,7 +57,7 @@ def test_an_unclear_charge_can_only_be_resolved_by_what_the_processor_says() -> 
 
 def test_every_state_has_a_meaning_outside() -> None:
     """Public status, HTTP status and finality of each state are those of the contract."""
-    assert MEANINGS == {
+    assert dict(MEANINGS) == {
         State.SENDING: Meaning("pending", 202, final=False),
         State.UNKNOWN: Meaning("pending", 202, final=False),
         State.CAPTURED: Meaning("succeeded", 201, final=True),
