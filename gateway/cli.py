@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -55,7 +54,7 @@ def api(config: ConfigFile = None) -> None:
     Example: gateway api --config /etc/gateway/gateway.toml
     """
     settings = _config(config)
-    uvloop.run(serve_api(settings, ask, logs.configure("api")))
+    asyncio.run(serve_api(settings, ask, logs.configure("api")))
 
 
 @app.command()

@@ -26,7 +26,7 @@ class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ProcessorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[processor]`: the far side. The credential is in `<keys.secrets>/api/processor.credential`."""
 
-    url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#@]+\Z")]
+    url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#@\s]+\Z")]
     ca: AbsolutePath | None = None
 
 

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
@@ -42,6 +43,7 @@ def configure(process: str, stream: TextIO = sys.stdout) -> structlog.typing.Fil
     """Set logging up for a process; gives its logger."""
     structlog.configure(
         processors=[
+            partial(_named, process),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             allow_listed,
@@ -53,8 +55,12 @@ def configure(process: str, stream: TextIO = sys.stdout) -> structlog.typing.Fil
     )
     logging.basicConfig(handlers=[_Reduced(stream, process)], level=logging.WARNING, force=True)
     structlog.contextvars.clear_contextvars()
-    bound: structlog.typing.FilteringBoundLogger = structlog.get_logger(process=process)
-    return bound
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return logger
+
+
+def _named(process: str, _logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return entry | {"process": process}
 
 
 def allow_listed(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> dict[str, Any]:

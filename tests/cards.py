@@ -34,6 +34,9 @@ TRIGGERS: tuple[str, ...] = (
 )
 """Numbers that the processor's double declines."""
 
+CANARY = "4000001234567899"
+"""On the range of test numbers, valid, and published nowhere: finding it means that a test planted it."""
+
 
 def with_check_digit(digits: str) -> str:
     """The digits and the check digit that makes them a number (ISO/IEC 7812 annex B)."""

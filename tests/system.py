@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -232,9 +233,13 @@ async def connect_as(system: System, process: str) -> asyncpg.Connection:
 
 
 def free_ports() -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORT_NAMES]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
+    """Ports that nobody listens on now, below the range that outgoing connections take theirs from."""
+    ports: list[int] = []
+    while len(ports) < len(PORT_NAMES):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        ports.append(port)
     return ports

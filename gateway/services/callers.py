@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
+from gateway.errors import Unavailable
 from gateway.rules.access import Credential, Register
 from gateway.services.ports import Clock
 from keys.secret import Secret
 
 FRESH_S = 2.0
+LOOK_TIMEOUT_S = 2.0
 
 
 class CredentialStore(Protocol):
@@ -32,7 +34,11 @@ class Callers:
     async def register(self) -> Register:
         """The register as of at most two seconds ago; raises `Unavailable` when it cannot be read."""
         if self._clock.monotonic() - self._seen_at_s >= FRESH_S:
-            await self.look()
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    await self.look()
+            except TimeoutError:
+                raise Unavailable from None
         return self._register
 
     async def look(self) -> None:

@@ -1,7 +1,8 @@
 """The ring that is in force now: follows the key store without a restart and without a failed request.
 
 A look is one `stat` and one tiny query. It happens every second beside the requests; a request that finds the
-last look older than two seconds looks for itself, and only when that look fails is it answered 503.
+last look older than two seconds looks for itself, and only when that look fails, or lasts longer than two seconds,
+is it answered 503.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from keys.root import RootKey
 
 FRESH_S = 2.0
 LOOK_EVERY_S = 1.0
+LOOK_TIMEOUT_S = 2.0
+"""How long a request waits for a look, so that requests do not queue behind one that hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,9 @@ class Keyring:
         if last is not None and self._clock.monotonic() - last.seen_at_s < FRESH_S:
             return last.ring
         try:
-            return await self.look()
-        except KeysError:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                return await self.look()
+        except (KeysError, TimeoutError):
             raise Unavailable("The key store cannot be read now. Nothing was done; try again.") from None
 
     async def look(self) -> Ring:

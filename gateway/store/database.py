@@ -1,24 +1,28 @@
 """Transactions: one department each, durable when they return, and honest about a lost commit.
 
 Every transaction begins by naming its department, which row-level security compares with every row. A COMMIT is
-never cancelled: if the connection goes while it runs, nobody knows, and `CommitUnknown` says so. Driver errors
-may quote values, so only their SQLSTATE leaves this file.
+never cancelled: if the connection goes while it runs, nobody knows, and `CommitUnknown` says so; what only reads
+never commits, so it is never in that doubt. Nothing waits for ever on a server that fell silent. Driver errors may
+quote values, so only their SQLSTATE leaves this file.
 """
 
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 import structlog
+from asyncpg.pool import PoolConnectionProxy
 
 from gateway.errors import Unavailable
 from gateway.services.ports import CommitUnknown
 from keys.database import Connection, require_durable
 
 ACQUIRE_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 5.0
+ROLLBACK_TIMEOUT_S = 1.0
 CLOSE_TIMEOUT_S = 5.0
 
 DEPARTMENT = re.compile(r"[a-z][a-z0-9_]{0,30}")
@@ -38,16 +42,30 @@ class StatementRefused(Exception):
 class Database:
     """A pool of connections of one role."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, acquire_timeout_s: float = ACQUIRE_TIMEOUT_S) -> None:
         self._pool = pool
+        self._acquire_timeout_s = acquire_timeout_s
 
     @classmethod
-    async def open(cls, connect: dict[str, Any], pool_max: int) -> "Database":
+    async def open(
+        cls,
+        connect: dict[str, Any],
+        pool_max: int,
+        *,
+        acquire_timeout_s: float = ACQUIRE_TIMEOUT_S,
+        statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+    ) -> "Database":
         """Connect and refuse a server that may lose data; raises `keys.errors.DatabaseRefused`."""
-        pool = await asyncpg.create_pool(**connect, min_size=1, max_size=pool_max)
-        async with pool.acquire() as connection:
-            await require_durable(connection)
-        return cls(pool)
+        pool = await asyncpg.create_pool(
+            **connect, min_size=1, max_size=pool_max, command_timeout=statement_timeout_s
+        )
+        try:
+            async with pool.acquire() as connection:
+                await require_durable(connection)
+        except BaseException:
+            pool.terminate()
+            raise
+        return cls(pool, acquire_timeout_s)
 
     async def close(self) -> None:
         """Close the pool; connections that hang are dropped."""
@@ -74,44 +92,72 @@ class Database:
             Unavailable: the database cannot be reached, or refused in a way that no caller can mend.
             CommitUnknown: the connection was lost while committing.
         """
+        async with self._begun("BEGIN", department) as connection:
+            yield connection
+            await _commit(connection)
+
+    @asynccontextmanager
+    async def reading(self, department: str) -> AsyncIterator[Connection]:
+        """A look at what one department has: writes nothing, hence commits nothing. Raises `Unavailable`."""
+        async with self._begun("BEGIN READ ONLY", department) as connection:
+            yield connection
+            await _rollback(connection)
+
+    @asynccontextmanager
+    async def _begun(self, begin: str, department: str) -> AsyncIterator[Connection]:
         async with self._connection() as connection:
             # A literal, because SET takes no parameter and the literal form reaches every shard. The name comes
             # from our own table, whose CHECK allows [a-z0-9_] only; assert it again where it is spliced.
             assert DEPARTMENT.fullmatch(department), "internal error: not a department's name"
-            await connection.execute(f"BEGIN; SET LOCAL gateway.department = '{department}'")
+            await connection.execute(f"{begin}; SET LOCAL gateway.department = '{department}'")
             try:
                 yield connection
             except BaseException:
-                await self._rollback(connection)
+                await _rollback(connection)
                 raise
-            await _commit(connection)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
+            try:
                 yield connection
+            finally:
+                await self._give_back(connection)
         except asyncpg.PostgresError as error:
             sqlstate = error.sqlstate or "?????"
             log.warning("database.refused", sqlstate=sqlstate, error=type(error).__name__)
             if sqlstate[:2] in PASSING:
                 raise Unavailable from None
             raise StatementRefused(f"internal error: SQLSTATE {sqlstate}") from None
-        except (OSError, asyncpg.InterfaceError, TimeoutError) as error:
+        except (OSError, asyncpg.InterfaceError) as error:  # TimeoutError is an OSError
             log.warning("database.unreachable", error=type(error).__name__)
             raise Unavailable from None
 
-    async def _rollback(self, connection: Connection) -> None:
-        try:
+    async def _give_back(self, connection: PoolConnectionProxy) -> None:
+        # The pool resets the connection. Should that fail, the pool drops it, and what was committed stays so.
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await self._pool.release(connection)
+
+
+async def _rollback(connection: Connection) -> None:
+    try:
+        async with asyncio.timeout(ROLLBACK_TIMEOUT_S):
             await connection.execute("ROLLBACK")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            connection.terminate()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
 
 
 async def _commit(connection: Connection) -> None:
     # Shielded: asyncpg would turn a cancellation into a cancel request, and a commit half-cancelled is a riddle.
+    committing = asyncio.ensure_future(connection.execute("COMMIT"))
     try:
-        await asyncio.shield(asyncio.ensure_future(connection.execute("COMMIT")))
+        said = await asyncio.shield(committing)
+    except asyncio.CancelledError:
+        await asyncio.wait([committing])  # until the connection is at rest, at most STATEMENT_TIMEOUT_S
+        raise
     except (OSError, asyncpg.InterfaceError, *CONNECTION_LOST) as error:
         log.warning("database.commit_unknown", error=type(error).__name__)
         raise CommitUnknown from None
+    if said != "COMMIT":
+        raise StatementRefused("internal error: a transaction that had failed was to be committed")

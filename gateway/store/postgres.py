@@ -51,7 +51,7 @@ class Store:
 
     async def version_seen(self) -> int:
         """See `ports.KeyStore`."""
-        async with self._database.transaction(CITY) as connection:
+        async with self._database.reading(CITY) as connection:
             return await connection.fetchval(self._sql.version_seen) or 0
 
     async def reserve_wraps(self, generation: int, count: int) -> None:
@@ -65,7 +65,7 @@ class Store:
 
     async def credentials(self) -> dict[str, Credential]:
         """Every valid API key by its id, with the application that it belongs to."""
-        async with self._database.transaction(CITY) as connection:
+        async with self._database.reading(CITY) as connection:
             rows = await connection.fetch(self._sql.applications)
         return {
             row["key_id"]: Credential(
@@ -84,17 +84,17 @@ class Store:
 
     async def require_audit(self) -> None:
         """Raises `Unavailable` when no audit row could be written."""
-        async with self._database.transaction(CITY) as connection:
+        async with self._database.reading(CITY) as connection:
             if not await connection.fetchval(self._sql.may_audit):
                 raise Unavailable
 
     async def charges_unresolved(self) -> dict[str, int]:
         """How many charges of all departments are in each state that is not final."""
         counts = {state.value: 0 for state, meaning in MEANINGS.items() if not meaning.final}
-        async with self._database.transaction(CITY) as connection:
+        async with self._database.reading(CITY) as connection:
             departments = [row["department_id"] for row in await connection.fetch(self._sql.departments)]
         for department in departments:
-            async with self._database.transaction(department) as connection:
+            async with self._database.reading(department) as connection:
                 for row in await connection.fetch(self._sql.charges_unresolved, department):
                     counts[row["state"]] += row["charges"]
         return counts
@@ -103,7 +103,7 @@ class Store:
 
     async def claimed(self, department: str, route: str, key: str) -> Claimed | None:
         """See `ports.TokenStore`."""
-        async with self._database.transaction(department) as connection:
+        async with self._database.reading(department) as connection:
             return await self._claimed(connection, department, route, key)
 
     async def claim(self, department: str, claim: Claim | None, audit: AuditRow) -> Claimed | None:
@@ -145,7 +145,7 @@ class Store:
 
     async def token(self, department: str, token_id: str) -> Token:
         """See `ports.TokenStore`."""
-        async with self._database.transaction(department) as connection:
+        async with self._database.reading(department) as connection:
             return await self._token(connection, department, token_id)
 
     async def erase_token(
@@ -199,14 +199,14 @@ class Store:
 
     async def charge(self, department: str, charge_id: str) -> Charge:
         """See `ports.ChargeStore`."""
-        async with self._database.transaction(department) as connection:
+        async with self._database.reading(department) as connection:
             return await self._charge(connection, department, charge_id)
 
     async def charges(
         self, department: str, reference: str | None, limit: int, starting_after: str | None
     ) -> Sequence[Charge]:
         """See `ports.ChargeStore`."""
-        async with self._database.transaction(department) as connection:
+        async with self._database.reading(department) as connection:
             since = None
             if starting_after is not None:
                 since = (await self._charge(connection, department, starting_after)).created_at
@@ -309,7 +309,8 @@ class Store:
         """After a lost commit: what the primary holds under the key decides."""
         charge = intent.charge
         async with self._database.transaction(charge.department) as connection:
-            earlier = await self._claimed(connection, charge.department, intent.claim.route, intent.claim.key)
+            # Taken, not read: that waits for a commit which is still under way, and would be passed by.
+            earlier = await self._take(connection, charge.department, intent.claim)
             if earlier is None:
                 raise Unavailable
             if earlier.subject_id != charge.charge_id:

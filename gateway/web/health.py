@@ -1,5 +1,6 @@
 """Readiness: can this process serve now, and if not, why. Asked at most once a second, however often it is shown."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -21,16 +22,21 @@ class Health:
         self._clock = clock
         self._report: dict[str, Any] = {}
         self._asked_at_s = float("-inf")
+        self._asking = asyncio.Lock()
 
     async def report(self) -> dict[str, Any]:
         """`{"status": "ok" | "degraded" | "unavailable", "reasons": [...]}`."""
-        if self._clock.monotonic() - self._asked_at_s >= FRESH_S:
-            failing = [name for name, check in self._needed.items() if not await _passes(check)]
-            missing = [name for name, check in self._wished.items() if not await _passes(check)]
-            status = "unavailable" if failing else "degraded" if missing else "ok"
-            self._report = {"status": status, "reasons": failing + missing}
-            self._asked_at_s = self._clock.monotonic()
-        return self._report
+        async with self._asking:
+            if self._clock.monotonic() - self._asked_at_s >= FRESH_S:
+                self._report = await self._ask()
+                self._asked_at_s = self._clock.monotonic()
+            return self._report
+
+    async def _ask(self) -> dict[str, Any]:
+        failing = [name for name, check in self._needed.items() if not await _passes(check)]
+        missing = [name for name, check in self._wished.items() if not await _passes(check)]
+        status = "unavailable" if failing else "degraded" if missing else "ok"
+        return {"status": status, "reasons": failing + missing}
 
 
 async def _passes(check: Check) -> bool:

@@ -10,7 +10,7 @@ from gateway.web.api import ROUTES, Route
 
 VERSION = "1"
 REF = "#/components/schemas/{name}"
-EVERYWHERE = (400, 401, 403, 500)
+EVERYWHERE = (400, 401, 403, 500, 503)
 """Answers that any authenticated route may give."""
 
 LIST_PARAMETERS = [

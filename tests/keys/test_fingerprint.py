@@ -8,11 +8,12 @@ from itertools import product
 import pytest
 
 from keys.fingerprint import card_index, card_part
-from keys.primitives import new_key
+from keys.primitives import context, new_key
 from keys.ring import Key, State
 from keys.secret import Secret
+from tests.cards import CANARY, PUBLISHED
 
-NUMBER = "4111111111111111"
+NUMBER = next(iter(PUBLISHED))
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_nothing_can_be_joined(key: Key, now: datetime) -> None:
     other = Key(2, State.ACTIVE, now, now, new_key())
     values = []
     for used, environment, department in product((key, other), ("demo", "live"), ("parks", "utilities")):
-        for number in (NUMBER, "4000001234567899"):
+        for number in (NUMBER, CANARY):
             values.append(card_index(used, environment, department, Secret(number)))
             values += [card_part(used, environment, department, Secret(number), on) for on in ("2027-01", "2027-02")]
 
@@ -46,6 +47,13 @@ def test_number_and_expiry_do_not_run_together(key: Key) -> None:
     assert card_part(key, "demo", "parks", Secret("41"), "12027") != card_part(
         key, "demo", "parks", Secret("411"), "2027"
     )
+
+
+def test_purposes_have_keys_of_their_own(key: Key) -> None:
+    """Even a number that spells what the other purpose is made of gives another value."""
+    spelled = Secret(context("41", "2027-01").decode())
+
+    assert card_index(key, "demo", "parks", spelled) != card_part(key, "demo", "parks", Secret("41"), "2027-01")
 
 
 def test_no_unkeyed_hash_of_the_number(key: Key) -> None:

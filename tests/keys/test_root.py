@@ -209,8 +209,18 @@ def test_without_a_passphrase_file_a_person_is_asked(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "uri",
-    ["", "/root.key", "root.key", "file:root.key", "file://root.key", "file://host/root.key", "file:/root.key#part"]
-    + ["awskms:/key", "FILE", "https://host/root.key"],
+    [
+        "",
+        "/root.key",
+        "root.key",
+        "file:root.key",
+        "file://root.key",
+        "file://host/root.key",
+        "file:/root.key#part",
+        "awskms:/key",
+        "FILE",
+        "https://host/root.key",
+    ],
 )
 def test_a_uri_of_no_form_that_we_know(uri: str) -> None:
     """A relative path, a host, a fragment or an unknown scheme is refused with the form that is wanted."""
@@ -224,7 +234,7 @@ def test_a_uri_of_no_form_that_we_know(uri: str) -> None:
 )
 def test_an_unknown_option(tmp_path: Path, option: str) -> None:
     """An option that we do not know is refused by its name; its value, which may be the passphrase, is not shown."""
-    with pytest.raises(RootRefused, match="unknown option .*`passphrase_file` is the only one") as caught:
+    with pytest.raises(RootRefused, match=r"unknown option .*`passphrase_file` is the only one") as caught:
         open_root(f"file:{tmp_path}/root.key?{option}", nobody)
 
     assert "hunter2" not in str(caught.value)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.errors import NotIdentified, WrongCertificate
+from gateway.rules import access
 from gateway.rules.access import Application, Credential, NewApiKey, Register, digest_of, new_api_key
 from keys.secret import Secret
 
@@ -91,8 +92,10 @@ def test_the_id_of_one_key_and_the_secret_of_another_is_nobody(
         register.identify(f"Bearer gwk_{parks.key_id}_{utilities.secret.reveal()[-43:]}", None)
 
 
-def test_an_empty_register_knows_nobody(parks: NewApiKey) -> None:
-    """An unknown id is refused, even when its digest is what stands for nobody."""
+def test_nobody_is_never_identified(parks: NewApiKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown id is refused, even if the digest of its key were the one that stands for nobody."""
+    monkeypatch.setattr(access, "NOBODY", parks.digest)
+
     with pytest.raises(NotIdentified):
         Register({}, DIGEST_KEY).identify(f"Bearer {parks.secret.reveal()}", None)
 
