@@ -60,7 +60,8 @@ def configure(process: str, stream: TextIO = sys.stdout) -> structlog.typing.Fil
 
 
 def _named(process: str, _logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return entry | {"process": process}
+    entry["process"] = process
+    return entry
 
 
 def allow_listed(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> dict[str, Any]:

@@ -70,9 +70,7 @@ def init(config: Config = None) -> None:
     """
     bench = _bench(config)
     _run(_init(bench))
-    typer.echo(
-        f"The key store {bench.keystore.directory} holds manifest 1. Back it up, and the root key apart from it."
-    )
+    typer.echo(f"The key store {bench.keystore.directory} is made. Back it up, and the root key apart from it.")
 
 
 @app.command()
@@ -129,9 +127,11 @@ async def _init(bench: Bench) -> None:
     async with bench.connection() as connected, database.driver_errors():
         table = DekTable(connected)
         seen = await table.version_seen()
+        if seen and keystore.exists():
+            raise KeystoreRefused(f"this environment is initialised already (manifest {seen}); see `keys status`")
         if seen:
             raise KeystoreRefused(
-                f"this database belongs to a key store already (manifest {seen}):"
+                f"this database belongs to a key store that is not here (manifest {seen}):"
                 " restore that key store from its backup, or name an empty database"
             )
         opened = _root_for_init(bench)
@@ -179,9 +179,12 @@ async def _status(bench: Bench) -> dict[str, Any]:
 
 
 async def _verify(bench: Bench) -> Any:
-    ring = bench.keystore.ring(bench.open_root())
+    opened = bench.open_root()
+    manifest, ring = bench.keystore.manifest(opened), bench.keystore.ring(opened)
     async with bench.connection() as connected, database.driver_errors():
-        return await DekTable(connected).verify(ring, _now())
+        table = DekTable(connected)
+        require_current(manifest, await table.version_seen())
+        return await table.verify(ring, _now())
 
 
 def _due(manifest: Manifest, now: datetime) -> list[str]:

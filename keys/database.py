@@ -55,7 +55,9 @@ async def driver_errors() -> AsyncIterator[None]:
     except asyncpg.PostgresError as error:
         raise DatabaseRefused(f"the database refused (SQLSTATE {error.sqlstate})") from None
     except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise DatabaseRefused(f"the database cannot be reached ({type(error).__name__})") from None
+        raise DatabaseRefused(
+            f"the database cannot be reached ({type(error).__name__}): is it up, and is database.dsn right?"
+        ) from None
 
 
 @asynccontextmanager

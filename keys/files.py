@@ -40,11 +40,11 @@ def write_private(path: Path, content: bytes, *, replace: bool) -> None:
     Raises:
         KeystoreRefused: it exists and is not to be replaced, or cannot be written.
     """
-    if not replace and path.exists():
-        raise KeystoreRefused(f"{path} exists already and is never replaced: move it away first")
     make_private_directory(path.parent)
     try:
-        _write(path, content)
+        _write(path, content, replace=replace)
+    except FileExistsError:
+        raise KeystoreRefused(f"{path} exists already and is never replaced: move it away first") from None
     except OSError as error:
         raise KeystoreRefused(f"{path} cannot be written ({error.strerror})") from None
 
@@ -73,7 +73,7 @@ def _open_plain(path: str, _flags: int) -> int:
     return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, *, replace: bool) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)  # a crash may have left one
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -81,7 +81,11 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(descriptor)
-    draft.replace(path)
+    try:
+        # A link is refused where a name exists, so of two writers one learns that it lost.
+        draft.replace(path) if replace else path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
     _sync_directory(path.parent)
 
 

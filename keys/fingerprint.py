@@ -6,19 +6,18 @@ and a purpose: two departments, or an index and an idempotency row, cannot be jo
 """
 
 from keys.primitives import context, mac, subkey
-from keys.ring import Key
 from keys.secret import Secret
 
 
-def card_index(key: Key, environment: str, department: str, number: Secret[str]) -> bytes:
+def card_index(key: Secret[bytes], environment: str, department: str, number: Secret[str]) -> bytes:
     """The value by which a department finds the same card again; 32 bytes."""
     return mac(_for(key, "index", environment, department), number.reveal().encode())
 
 
-def card_part(key: Key, environment: str, department: str, number: Secret[str], expiry: str) -> bytes:
+def card_part(key: Secret[bytes], environment: str, department: str, number: Secret[str], expiry: str) -> bytes:
     """The card's part in comparing two requests of one idempotency key; 32 bytes."""
     return mac(_for(key, "idempotency", environment, department), context(number.reveal(), expiry))
 
 
-def _for(key: Key, purpose: str, environment: str, department: str) -> Secret[bytes]:
-    return subkey(key.secret, "fingerprint/v1", purpose, environment, department)
+def _for(key: Secret[bytes], purpose: str, environment: str, department: str) -> Secret[bytes]:
+    return subkey(key, "fingerprint/v1", purpose, environment, department)

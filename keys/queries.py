@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 def load_queries(package: str, file: str) -> SimpleNamespace:
     """The queries of a file, each an attribute."""
-    text = files(package).joinpath(file).read_text()
+    text = files(package).joinpath(file).read_text(encoding="utf-8")
     queries = {}
     for part in text.split("-- name: ")[1:]:
         name, _, body = part.partition("\n")

@@ -62,6 +62,8 @@ def create(path: str, passphrase: Secret[str]) -> FileRoot:
 
 def open_file(path: str, passphrase: Secret[str]) -> FileRoot:
     """Open a root key file; raises `RootRefused` or `KeystoreRefused`."""
+    if not Path(path).exists():
+        raise RootRefused(f"{path} does not exist: `keys init` makes it, once; later it comes from its backup")
     raw = read_private(Path(path))
     if raw[:1] != VERSION or len(raw) != HEADER_BYTES + NONCE_BYTES + KEY_BYTES + TAG_BYTES:
         raise RootRefused(f"{path} is not a root key file, or was cut short: restore it from its backup")

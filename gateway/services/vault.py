@@ -12,7 +12,7 @@ from gateway.rules.card import Brands, Card, read_card
 from gateway.services.keyring import Keyring
 from gateway.services.ports import CardIndex, Clock, GenerationNotActive, KeyStore, SealedRecord
 from keys import envelope, fingerprint
-from keys.ring import Ring
+from keys.ring import Ring, Use
 from keys.secret import Secret
 
 CARD = "card"
@@ -74,13 +74,15 @@ class Vault:
         """How the department finds the same card again."""
         ring = await self._keyring.ring()
         key = ring.fingerprint
-        return CardIndex(key.number, fingerprint.card_index(key, ring.environment, department, card.number))
+        secret = key.require(Use.ORIGINATE, self._clock.now())
+        return CardIndex(key.number, fingerprint.card_index(secret, ring.environment, department, card.number))
 
     async def card_part(self, department: str, card: Card, version: int | None = None) -> CardIndex:
         """The card's part in comparing requests, under a given version of the fingerprint key or the current."""
         ring = await self._keyring.ring()
         key = ring.fingerprint if version is None else ring.fingerprints[version]
-        part = fingerprint.card_part(key, ring.environment, department, card.number, card.expiry)
+        secret = key.require(Use.ORIGINATE if version is None else Use.PROCESS, self._clock.now())
+        part = fingerprint.card_part(secret, ring.environment, department, card.number, card.expiry)
         return CardIndex(key.number, part)
 
     async def rewrap(self, place: envelope.Place, dek: Secret[bytes], record: SealedRecord) -> SealedRecord:

@@ -32,6 +32,9 @@ PASSING = frozenset({"08", "40", "53", "57"})
 
 CONNECTION_LOST = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
 
+BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What a connection raises when it is no good; `TimeoutError` is an `OSError`."""
+
 log = structlog.get_logger()
 
 
@@ -130,13 +133,13 @@ class Database:
             if sqlstate[:2] in PASSING:
                 raise Unavailable from None
             raise StatementRefused(f"internal error: SQLSTATE {sqlstate}") from None
-        except (OSError, asyncpg.InterfaceError) as error:  # TimeoutError is an OSError
+        except (OSError, asyncpg.InterfaceError) as error:
             log.warning("database.unreachable", error=type(error).__name__)
             raise Unavailable from None
 
     async def _give_back(self, connection: PoolConnectionProxy) -> None:
         # The pool resets the connection. Should that fail, the pool drops it, and what was committed stays so.
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*BROKEN, asyncpg.InternalClientError):
             await self._pool.release(connection)
 
 
@@ -144,8 +147,9 @@ async def _rollback(connection: Connection) -> None:
     try:
         async with asyncio.timeout(ROLLBACK_TIMEOUT_S):
             await connection.execute("ROLLBACK")
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        connection.terminate()
+    except BROKEN:
+        with suppress(asyncpg.InterfaceError):  # gone already, and back in the pool
+            connection.terminate()
 
 
 async def _commit(connection: Connection) -> None:

@@ -3,12 +3,12 @@
 What aiohttp 3.14.5 leaves open, and where it is closed here:
 
 - it echoes the bytes of a malformed request in its answer and in its log: `_Connection.handle_error`;
-- it reads a body without a deadline, inflates it, accepts odd framing: `_check_head`, `_whole_body`;
+- it reads a body without a deadline, inflates it, accepts odd framing: `head.check_head`, `_whole_body`;
 - it waits for ever for a client that does not read: `_Connection.pause_writing`;
 - it has no connection cap and cannot see half-open TLS handshakes: `SafeServer` accepts sockets itself;
 - it names itself and its version in each answer: `_Request._prepare_hook`.
 
-A request passes three gates: the C parser, `_check_head` before routing, `_whole_body` before the handler. What
+A request passes three gates: the C parser, `head.check_head` before routing, `_whole_body` before the handler. What
 a gate refuses gets a constant answer and a closed connection, because it is in doubt where the next request
 begins. Nothing that a client sent is logged here: errors are told by class and `file:line`.
 
@@ -17,7 +17,6 @@ The hooks overridden here are semi-private in aiohttp, so the tests check each o
 
 import asyncio
 import logging
-import re
 import secrets
 import socket
 import ssl
@@ -31,11 +30,13 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpRequestParser, HttpVersion, HttpVersion10, HttpVersion11, RawRequestMessage
+from aiohttp.http import HttpRequestParser, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
+
+from gateway.web.head import METHODS, SPOKEN, VERSIONS, RefusedError, check_head
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 """`req_` and 128 random bits in letters, on every request: never the client's choice, never a digit in it."""
@@ -44,13 +45,7 @@ ROUTE: Final = web.RequestKey("route", str)
 """Method and template ("GET /v1/charges/{id}"), never the path; missing when no route matched."""
 
 _STARTED: Final = web.RequestKey("started", float)
-_SPOKEN: Final = web.RequestKey("spoken", HttpVersion)
 
-_VERSIONS: Final = (HttpVersion10, HttpVersion11)
-_METHODS: Final = ("DELETE", "GET", "HEAD", "POST", "PUT")
-_CANONICAL_PATH: Final = re.compile(r"/|(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")
-# Headers that decide something: at most one of each, in printable ASCII.
-_SINGLE: Final = ("Authorization", "Content-Type", "Expect", "Host", "Idempotency-Key", "Transfer-Encoding")
 _ANSWER_HEADERS: Final = {
     "Cache-Control": "no-store",
     "Strict-Transport-Security": "max-age=31536000",
@@ -67,7 +62,8 @@ class Limits:
     """What one listener grants its clients."""
 
     handshake_s: float = 5
-    header_s: float = 8  # from connection or last answer to a whole head; so also the keep-alive idle time
+    header_s: float = 8  # from the connection, or the first byte of a further request, to a whole head
+    idle_s: float = 75  # between requests: longer than clients keep connections, so that they close first
     body_s: float = 8
     linger_s: float = 2  # to drain an unread body, lest a reset overtake its refusal; then to say goodbye
     write_s: float = 30  # for a client that does not read
@@ -91,14 +87,6 @@ Bytes that never became a request come as aiohttp's placeholder, with a REQUEST_
 
 class UnsafeParserError(RuntimeError):
     """aiohttp runs on its pure-Python parser, which most of its request smuggling advisories are about."""
-
-
-class _RefusedError(Exception):
-    """A gate refuses the request: answer `status` and close."""
-
-    def __init__(self, status: HTTPStatus) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 def assert_safe_parser() -> None:
@@ -217,8 +205,9 @@ class SafeServer:
             return
         try:
             await connection.closed
-        finally:
+        except asyncio.CancelledError:
             transport.abort()
+            raise
 
     def _make_request(
         self,
@@ -229,28 +218,29 @@ class SafeServer:
         task: "asyncio.Task[None]",
     ) -> web.BaseRequest:
         spoken = message.version
-        if spoken not in _VERSIONS:  # else aiohttp answers in the version it was asked in, whatever that is
+        if spoken not in VERSIONS:  # else aiohttp answers in the version it was asked in, whatever that is
             message = message._replace(version=HttpVersion11)
         loop, size_max = asyncio.get_running_loop(), self.limits.body_bytes_max
         request = _Request(message, payload, protocol, writer, task, loop, client_max_size=size_max)
         request[REQUEST_ID] = "req_" + secrets.token_hex(16).translate(_DIGITS_TO_LETTERS)
         request[_STARTED] = loop.time()
-        request[_SPOKEN] = spoken
+        request[SPOKEN] = spoken
         return request
 
     async def _gate(self, request: web.BaseRequest) -> web.StreamResponse:
         """The application behind the checks of the head; every refusal leaves through here."""
         try:
-            _check_head(request, self.limits, self.media_types)
+            limits = self.limits
+            check_head(request, limits.header_bytes_max, limits.body_bytes_max, self.media_types)
             return await self._route(request)
-        except _RefusedError as refused:
+        except RefusedError as refused:
             return self.refuse(refused.status)
         except web.HTTPError as error:  # the router's 404 and 405, of a request that was read whole
             return self._constant(error.status, error.headers.get("Allow"))
 
     def refuse(self, status: HTTPStatus) -> web.Response:
         """The constant answer for `status`, after which the connection closes."""
-        answer = self._constant(status, ", ".join(_METHODS) if status is HTTPStatus.METHOD_NOT_ALLOWED else None)
+        answer = self._constant(status, ", ".join(METHODS) if status is HTTPStatus.METHOD_NOT_ALLOWED else None)
         answer.headers["Connection"] = "close"
         answer.force_close()
         return answer
@@ -274,14 +264,14 @@ class _Request(web.Request):
 class _Connection(web.RequestHandler):
     """aiohttp's side of a connection, silent about what it receives and impatient with slow readers."""
 
-    __slots__ = ("_safe", "_wire", "_write_deadline", "closed")
+    __slots__ = ("_head_deadline", "_safe", "_wire", "_write_deadline", "closed")
 
     def __init__(self, server: SafeServer) -> None:
         limits, loop = server.limits, asyncio.get_running_loop()
         super().__init__(  # not by Server.__call__, which drops every limit when one keyword is misspelt
             server.manager,
             loop=loop,
-            keepalive_timeout=limits.header_s,
+            keepalive_timeout=limits.idle_s,
             max_line_size=limits.line_bytes_max,
             max_field_size=limits.line_bytes_max,
             max_headers=limits.headers_max,
@@ -289,6 +279,7 @@ class _Connection(web.RequestHandler):
             auto_decompress=False,
         )
         self._safe = server
+        self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] = loop.create_future()
 
@@ -296,9 +287,11 @@ class _Connection(web.RequestHandler):
         self._wire = cast("asyncio.Transport", transport)
         self._wire.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES_MAX)
         super().connection_made(transport)
+        self._start_head_deadline()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        self._stop_head_deadline()
         self._stop_write_deadline()
         if not self.closed.done():
             self.closed.set_result(None)
@@ -306,6 +299,10 @@ class _Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Wake the reader of a body that breaks half-way: aiohttp queues the error behind it."""
         super().data_received(data)
+        if self._current_request is not None or self._messages:
+            self._stop_head_deadline()
+        elif self._head_deadline is None:
+            self._start_head_deadline()
         if self._current_request is None or not self._messages:
             return
         body = self._current_request.content
@@ -320,6 +317,15 @@ class _Connection(web.RequestHandler):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_write_deadline()
+
+    def _start_head_deadline(self) -> None:
+        # aiohttp has one timer for a slow head and for an idle connection; they deserve different ones.
+        self._head_deadline = self._loop.call_later(self._safe.limits.header_s, self._wire.close)
+
+    def _stop_head_deadline(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
 
     def _stop_write_deadline(self) -> None:
         if self._write_deadline is not None:
@@ -354,60 +360,6 @@ class _Connection(web.RequestHandler):
         self._safe.observe(request, response.status, self._loop.time() - request[_STARTED])
 
 
-def _check_head(request: web.BaseRequest, limits: Limits, media_types: frozenset[str]) -> None:
-    """Refuse what the parser lets through although it may mean different things to different readers."""
-    _check_framing(request)
-    _check_target(request)
-    _check_headers(request, limits)
-    if request.body_exists or "Content-Encoding" in request.headers:
-        _check_body(request, limits, media_types)
-
-
-def _check_framing(request: web.BaseRequest) -> None:
-    if request[_SPOKEN] not in _VERSIONS:
-        raise _RefusedError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-    codings = request.headers.getall("Transfer-Encoding", [])
-    if codings and (codings != ["chunked"] or request.version == HttpVersion10):
-        raise _RefusedError(HTTPStatus.BAD_REQUEST)
-    if "Upgrade" in request.headers:
-        raise _RefusedError(HTTPStatus.BAD_REQUEST)
-
-
-def _check_target(request: web.BaseRequest) -> None:
-    """Routes match the decoded path, so only a target that decodes to itself may reach them."""
-    if request.method not in _METHODS:
-        raise _RefusedError(HTTPStatus.METHOD_NOT_ALLOWED)
-    target = request.raw_path
-    if not target.startswith("/") or not _is_printable(target):
-        raise _RefusedError(HTTPStatus.BAD_REQUEST)
-    if not _CANONICAL_PATH.fullmatch(target.partition("?")[0]):
-        raise _RefusedError(HTTPStatus.NOT_FOUND)
-
-
-def _check_headers(request: web.BaseRequest, limits: Limits) -> None:
-    if sum(len(name) + len(value) + 4 for name, value in request.raw_headers) > limits.header_bytes_max:
-        raise _RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-    for name in _SINGLE:
-        values = request.headers.getall(name, [])
-        if len(values) > 1 or not all(map(_is_printable, values)):
-            raise _RefusedError(HTTPStatus.BAD_REQUEST)
-    if request.headers.get("Expect", "100-continue") != "100-continue":
-        raise _RefusedError(HTTPStatus.EXPECTATION_FAILED)
-
-
-def _check_body(request: web.BaseRequest, limits: Limits, media_types: frozenset[str]) -> None:
-    media_type, _, parameter = request.headers.get("Content-Type", "").lower().partition(";")
-    plain = parameter.strip() in {"", "charset=utf-8"} and "Content-Encoding" not in request.headers
-    if media_type.strip() not in media_types or not plain:
-        raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-    if (request.content_length or 0) > limits.body_bytes_max:
-        raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-
-
-def _is_printable(text: str) -> bool:
-    return text.isascii() and text.isprintable()
-
-
 def _whole_body(limits: Limits) -> Middleware:
     """The outermost middleware: after `100 Continue`, and before any handler sees half a body."""
 
@@ -419,11 +371,11 @@ def _whole_body(limits: Limits) -> Middleware:
             async with asyncio.timeout(limits.body_s):
                 await request.read()
         except TimeoutError:
-            raise _RefusedError(HTTPStatus.REQUEST_TIMEOUT) from None
+            raise RefusedError(HTTPStatus.REQUEST_TIMEOUT) from None
         except web.HTTPRequestEntityTooLarge:
-            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE) from None
+            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE) from None
         except (OSError, web.RequestPayloadError):  # gone, or broken half-way
-            raise _RefusedError(HTTPStatus.BAD_REQUEST) from None
+            raise RefusedError(HTTPStatus.BAD_REQUEST) from None
         return await handler(request)
 
     return read_body

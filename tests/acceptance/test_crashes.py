@@ -155,7 +155,10 @@ async def test_start_is_refused_without_the_right_keys(own_system: System) -> No
     assert "apart" in refusal("keys", "status")
     (home / "gateway.toml").write_text(config)
 
-    assert "belongs to a key store already" in refusal("keys", "init")
+    assert "initialised already" in refusal("keys", "init")
+    (home / "keystore").rename(home / "lost")
+    assert "not here" in refusal("keys", "init")
+    (home / "lost").rename(home / "keystore")
     assert os.environ.get("GATEWAY_HOME") != str(home)
     own_system.command("keys", "status")
 
@@ -167,7 +170,8 @@ async def test_rolled_back_manifest_is_refused(own_system: System) -> None:
     connection = await owner(own_system)
     try:
         await connection.execute("UPDATE gateway.key_manifest SET version = 7")
-        assert "older than 7" in own_system.command("keys", "status", code=1)
+        for command in ("status", "verify"):
+            assert "older than 7" in own_system.command("keys", command, code=1)
         async with Client(own_system, "parks") as client:
             deadline = time.monotonic() + 10
             while (await client.call("GET", "/readyz")).status != 503:

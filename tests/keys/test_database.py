@@ -20,6 +20,7 @@ from keys.files import write_private
 from keys.settings import DatabaseSection
 
 CANARY = "Hunter2"
+REACHED = "cannot be reached ({}): is it up, and is database.dsn right?"
 
 
 @pytest.fixture
@@ -167,11 +168,20 @@ def test_a_ca_that_cannot_be_used(secrets_directory: Path, content: bytes | None
         (asyncpg.UniqueViolationError(f"Key (number)=({CANARY}) already exists."), "refused (SQLSTATE 23505)"),
         (asyncpg.DataError(f"invalid input for query argument $1: {CANARY}"), "refused (SQLSTATE 22000)"),
         (asyncpg.InvalidPasswordError(f"password authentication failed for {CANARY}"), "refused (SQLSTATE 28P01)"),
-        (asyncpg.InterfaceError(CANARY), "cannot be reached (InterfaceError)"),
-        (asyncpg.InternalClientError(CANARY), "cannot be reached (InternalClientError)"),
-        (ConnectionRefusedError(111, CANARY), "cannot be reached (ConnectionRefusedError)"),
-        (ssl.SSLCertVerificationError(1, CANARY), "cannot be reached (SSLCertVerificationError)"),
-        (TimeoutError(CANARY), "cannot be reached (TimeoutError)"),
+        (asyncpg.InterfaceError(CANARY), REACHED.format("InterfaceError")),
+        (
+            asyncpg.InternalClientError(CANARY),
+            "cannot be reached (InternalClientError): is it up, and is database.dsn right?",
+        ),
+        (
+            ConnectionRefusedError(111, CANARY),
+            "cannot be reached (ConnectionRefusedError): is it up, and is database.dsn right?",
+        ),
+        (
+            ssl.SSLCertVerificationError(1, CANARY),
+            "cannot be reached (SSLCertVerificationError): is it up, and is database.dsn right?",
+        ),
+        (TimeoutError(CANARY), REACHED.format("TimeoutError")),
     ],
 )
 async def test_driver_errors_without_their_text(error: Exception, told: str) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.rules.problems import BASE, SERVER_SLUGS, TYPES, of_status, problem
-from gateway.web import server
+from gateway.web import head, server
 
 CLOSED_LIST = {
     "invalid-request": 400,
@@ -42,7 +42,9 @@ CLOSED_LIST = {
 """What programs branch on: entries may be added, none may change."""
 
 SERVER_STATUSES = {
-    HTTPStatus[name] for name in re.findall(r"HTTPStatus\.([A-Z_]+)", Path(server.__file__).read_text())
+    HTTPStatus[name]
+    for module in (head, server)
+    for name in re.findall(r"HTTPStatus\.([A-Z_]+)", Path(module.__file__).read_text())
 } | {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
 """Every status that the server itself answers with, the router's included."""
 

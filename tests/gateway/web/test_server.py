@@ -1,4 +1,4 @@
-"""The safe server over the wire: raw bytes on TLS sockets, on asyncio's loop and on uvloop's.
+"""The safe server over the wire: raw bytes on TLS sockets.
 
 Numbers in test names and ids are those of the security battery: HTTP framing and transport, items 1-30.
 Not possible here: item 13's `X-Forwarded-For` (never read), item 26's multipart parser (never called),
@@ -27,7 +27,6 @@ from pathlib import Path
 
 import pytest
 import structlog
-import uvloop
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -292,13 +291,12 @@ def run(pki: Pki, loop_factory: Callable[[], asyncio.AbstractEventLoop], limits:
 
 
 Own = AbstractContextManager[Running]
-LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio"), pytest.param(uvloop.new_event_loop, id="uvloop")]
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def shared(pki: Pki, request: pytest.FixtureRequest) -> Iterator[Running]:
-    """One server for the module on each loop; ask for `server`."""
-    with run(pki, request.param, LIMITS) as running:
+@pytest.fixture(scope="module")
+def shared(pki: Pki) -> Iterator[Running]:
+    """One server for the module; ask for `server`."""
+    with run(pki, asyncio.new_event_loop, LIMITS) as running:
         yield running
 
 
@@ -737,6 +735,15 @@ def _drip(wire: ssl.SSLSocket) -> bytes:
         except OSError:
             return b""
     pytest.fail("the connection stays open")
+
+
+def test_idle_connection_is_kept_longer_than_a_head_may_take(server: Running) -> None:
+    """Between requests a client may pause for longer than for a head: it finds its connection still there."""
+    with server.connect() as wire:
+        for pause_s in (2 * LIMITS.header_s, 0):
+            wire.sendall(post())
+            assert status_of(read_answer(wire)) == 200
+            time.sleep(pause_s)
 
 
 def test_second_head_has_a_deadline_too(server: Running) -> None:
