@@ -304,9 +304,7 @@ async def test_without_a_code_none_is_sent(far: FarSide, client: ProcessorClient
 
 
 @pytest.mark.parametrize("flaw", ["authority", "name", "date"])
-async def test_doubtful_certificates_get_nothing(
-    trusted: Identity, tmp_path: Path, flaw: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_doubtful_certificates_get_nothing(trusted: Identity, tmp_path: Path, flaw: str) -> None:
     """An unknown authority, another's name, an expired certificate: not sent, and no request arrives."""
     ends = timedelta(days=-1) if flaw == "date" else timedelta(days=1)
     shown = identity(tmp_path, "127.0.0.2" if flaw == "name" else HOST, ends)

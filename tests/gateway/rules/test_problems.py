@@ -44,7 +44,7 @@ CLOSED_LIST = {
 SERVER_STATUSES = {
     HTTPStatus[name]
     for module in (head, server)
-    for name in re.findall(r"HTTPStatus\.([A-Z_]+)", Path(module.__file__).read_text())
+    for name in re.findall(r"HTTPStatus\.([A-Z_]+)", Path(str(module.__file__)).read_text())
 } | {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
 """Every status that the server itself answers with, the router's included."""
 
