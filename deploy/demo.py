@@ -350,10 +350,8 @@ class Demo:
     def _watch(self, name: str, wait: Callable[[], Awaitable[int]], start: Callable[[], Awaitable[None]]) -> None:
         async def watch() -> None:
             while True:
-                status = await wait()
-                print(f"  !!   {name} ended ({status}); it is started again", flush=True)
-                await asyncio.sleep(RESTART_PAUSE_S)
-                await start()
+                print(f"  !!   {name} ended ({await wait()}); it is started again", flush=True)
+                await _insist(name, start)
 
         self._watchers.append(asyncio.create_task(watch()))
 
@@ -367,6 +365,16 @@ class Demo:
 
     def _connector(self) -> aiohttp.TCPConnector:
         return aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(self.place.tls / "ca.pem")))
+
+
+async def _insist(name: str, start: Callable[[], Awaitable[None]]) -> None:
+    """Start a part that ended, until it starts: it may be killed again while it does."""
+    while True:
+        await asyncio.sleep(RESTART_PAUSE_S)
+        try:
+            return await start()
+        except (EmbeddedError, OSError) as error:
+            print(f"  !!   {name} does not start: {error}", flush=True)
 
 
 def environment(home: Path) -> dict[str, str]:
