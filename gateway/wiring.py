@@ -40,7 +40,7 @@ from gateway.web.health import Health
 from gateway.web.server import REQUEST_ID, ROUTE, Limits, SafeServer, tls_context
 from keys.audit import AuditPen
 from keys.database import connect_arguments, driver_errors
-from keys.errors import KeysError, SettingsRefused
+from keys.errors import SettingsRefused
 from keys.files import read_private_line
 from keys.keystore import open_keystore, read_process_key
 from keys.root import Ask, RootKey, open_root
@@ -186,7 +186,7 @@ async def _follow(log: FilteringBoundLogger, *looks: Callable[[], Awaitable[obje
         for look in looks:
             try:
                 await look()
-            except (KeysError, Unavailable) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, look again in a second
                 log.warning("look.failed", error=type(error).__name__)
 
 

@@ -57,13 +57,13 @@ class Keyring:
         async with self._looking:
             started_s = self._clock.monotonic()
             stamp = self._keystore.stamp()
-            seen = await self._store.version_seen()
+            seen = max(await self._store.version_seen(), self._last.ring.version if self._last else 0)
             ring = self._last.ring if self._last and self._last.stamp == stamp else None
             if ring is None:
                 ring = await asyncio.to_thread(self._keystore.ring, self._root)
             if ring.version < seen:
                 raise ManifestRefused(
-                    f"manifest {ring.version} is older than {seen}, which this database has seen:"
+                    f"manifest {ring.version} is older than {seen}, which was seen before:"
                     " put the newest key store back"
                 )
             self._last = Look(ring, stamp, started_s)

@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
+from gateway.errors import Unavailable
 from gateway.rules.card import Brands, Card, read_card
 from gateway.services.keyring import Keyring
 from gateway.services.ports import CardIndex, Clock, GenerationNotActive, KeyStore, SealedRecord
 from keys import envelope, fingerprint
+from keys.errors import UnknownKey
 from keys.ring import Ring, Use
 from keys.secret import Secret
 
@@ -80,7 +82,9 @@ class Vault:
     async def card_part(self, department: str, card: Card, version: int | None = None) -> CardIndex:
         """The card's part in comparing requests, under a given version of the fingerprint key or the current."""
         ring = await self._keyring.ring()
-        key = ring.fingerprint if version is None else ring.fingerprints[version]
+        key = ring.fingerprint if version is None else ring.fingerprints.get(version)
+        if key is None:
+            raise UnknownKey(f"fingerprint key {version} is not in manifest {ring.version}")
         secret = key.require(Use.ORIGINATE if version is None else Use.PROCESS, self._clock.now())
         part = fingerprint.card_part(secret, ring.environment, department, card.number, card.expiry)
         return CardIndex(key.number, part)
@@ -106,10 +110,17 @@ class Vault:
                 await self._store.reserve_wraps(ring.active.number, WRAPS_AHEAD)
             except GenerationNotActive:
                 ring = await self._keyring.look()
-                await self._store.reserve_wraps(ring.active.number, WRAPS_AHEAD)
+                await self._reserve_again(ring)
             self._generation, self._wraps_left = ring.active.number, WRAPS_AHEAD
         self._wraps_left -= 1
         return ring
+
+    async def _reserve_again(self, ring: Ring) -> None:
+        try:
+            await self._store.reserve_wraps(ring.active.number, WRAPS_AHEAD)
+        except GenerationNotActive:
+            # A rotation is between its two writes: the key store is ahead of the database, for a moment.
+            raise Unavailable("Keys are being rotated. Nothing was done; try again.") from None
 
 
 class Sealing:

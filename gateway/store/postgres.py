@@ -40,6 +40,10 @@ LEASE = timedelta(seconds=10)
 """How long a request may hold a key or a charge; longer than the processor's deadline, shorter than patience."""
 
 
+class NothingCommitted(Exception):
+    """A commit whose connection was lost did not happen."""
+
+
 class Store:
     """Implements every store port of `gateway.services.ports`."""
 
@@ -172,7 +176,12 @@ class Store:
         try:
             return await self._begin_charge(intent, audit)
         except CommitUnknown:
-            return await self._begun_after_all(intent)
+            try:
+                return await self._begun_after_all(intent)
+            except NothingCommitted:
+                raise Unavailable from None
+            except Unavailable:
+                raise CommitUnknown from None
 
     async def finish_charge(
         self,
@@ -312,7 +321,7 @@ class Store:
             # Taken, not read: that waits for a commit which is still under way, and would be passed by.
             earlier = await self._take(connection, charge.department, intent.claim)
             if earlier is None:
-                raise Unavailable
+                raise NothingCommitted  # and so undo the claim just taken
             if earlier.subject_id != charge.charge_id:
                 return earlier
             record = None

@@ -1,0 +1,114 @@
+"""One PostgreSQL for the tests of the store, and stores on it."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from gateway.embedded import EmbeddedPostgres
+from gateway.store.database import Database
+from gateway.store.migrate import migrate
+from gateway.store.postgres import Store
+from tests.gateway.store.postgres import (
+    APPLICATION,
+    GENERATION,
+    PARKS,
+    RETIRED,
+    SERVICE,
+    UTILITIES,
+    Postgres,
+    Wire,
+    with_roles,
+)
+
+POOL_MAX = 10
+
+
+@pytest.fixture(scope="session")
+def open_home() -> Iterator[Path]:
+    """A folder that the server's user may enter (pytest's own are closed to it)."""
+    home = Path(tempfile.mkdtemp(prefix="gateway-store-"))
+    home.chmod(0o711)
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+async def postgres(open_home: Path) -> AsyncIterator[Postgres]:
+    """A server with the roles, the schema, two departments and two generations of the key."""
+    server = EmbeddedPostgres(open_home)
+    address = await server.start()
+    try:
+        postgres = await with_roles(server, address)
+        owner = await postgres.connect("owner")
+        await migrate(owner)
+        await populate(owner)
+        await owner.close()
+        yield postgres
+    finally:
+        await server.stop()
+
+
+async def populate(owner: asyncpg.Connection) -> None:
+    """What every test finds."""
+    for department in (PARKS, UTILITIES):
+        await owner.execute("INSERT INTO gateway.departments VALUES ($1, $1, now())", department)
+        await owner.execute(
+            "INSERT INTO gateway.applications VALUES ($1, $2, $2, NULL, 1000000, now())", department, APPLICATION
+        )
+        await owner.execute("INSERT INTO gateway.services VALUES ($1, $2, $2, '1', now())", department, SERVICE)
+    await owner.execute(
+        "INSERT INTO gateway.key_generations VALUES ($1, 'active'), ($2, 'retired')", GENERATION, RETIRED
+    )
+    await owner.execute("INSERT INTO gateway.key_manifest (version) VALUES (1)")
+
+
+@pytest.fixture(scope="session")
+async def owner(postgres: Postgres) -> AsyncIterator[asyncpg.Connection]:
+    """Who sees every row."""
+    connection = await postgres.connect("owner")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+async def database(postgres: Postgres) -> AsyncIterator[Database]:
+    """The api process' pool."""
+    database = await Database.open(postgres.arguments(), POOL_MAX)
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="session")
+def store(database: Database) -> Store:
+    """The store on it."""
+    return Store(database)
+
+
+@pytest.fixture
+async def wire(postgres: Postgres) -> AsyncIterator[Wire]:
+    """A wire that is whole until a test cuts it."""
+    wire = Wire(postgres.address.port)
+    await wire.start()
+    yield wire
+    await wire.stop()
+
+
+@pytest.fixture
+async def frail_database(postgres: Postgres, wire: Wire) -> AsyncIterator[Database]:
+    """A pool behind that wire, less patient than in service."""
+    database = await Database.open(
+        postgres.arguments(port=wire.port), 2, acquire_timeout_s=1.0, statement_timeout_s=1.0
+    )
+    yield database
+    wire.silent = False
+    await database.close()
+
+
+@pytest.fixture
+def frail(frail_database: Database) -> Store:
+    """The store behind that wire."""
+    return Store(frail_database)

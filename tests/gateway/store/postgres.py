@@ -1,0 +1,277 @@
+"""A PostgreSQL of the tests' own with the real roles and schema, rows to put in, and a wire that can be cut.
+
+`Wire` stands between the driver and the server. It knows one thing of the protocol: what a COMMIT looks like.
+"""
+
+import asyncio
+import secrets
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from typing import Any
+
+import asyncpg
+
+from gateway.embedded import Address, EmbeddedPostgres
+from gateway.rules.ids import new_id
+from gateway.rules.lifecycle import State
+from gateway.services.ports import Answer, CardIndex, Charge, Claim, Intent, NewToken, SealedRecord, Token
+from gateway.store.roles import PROCESSES, statements
+from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
+from keys.primitives import new_key
+from keys.ring import WrappedDek
+from keys.secret import Secret
+
+HOST = "127.0.0.1"
+PARKS = "parks"
+UTILITIES = "utilities"
+APPLICATION = "app_of_the_tests"
+SERVICE = "POOL"
+ROUTE = "POST /v1/charges"
+GENERATION = 1
+RETIRED = 2
+PEN = AuditPen("api", new_key())
+COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER of zero seconds: closing sends a reset."""
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server, and how each role signs in."""
+
+    server: EmbeddedPostgres
+    address: Address
+    passwords: dict[str, Secret[str]]
+
+    def arguments(self, process: str = "api", port: int | None = None) -> dict[str, Any]:
+        """What the driver needs to sign in as the role of a process."""
+        return {
+            "host": self.address.host,
+            "port": port or self.address.port,
+            "database": self.address.database,
+            "user": f"gateway_{process}",
+            "password": self.passwords[process].reveal(),
+            "ssl": False,
+        }
+
+    async def connect(self, process: str = "api", **change: Any) -> asyncpg.Connection:
+        """A connection as the role of a process."""
+        return await asyncpg.connect(**self.arguments(process) | change)
+
+
+async def with_roles(server: EmbeddedPostgres, address: Address) -> Postgres:
+    """Create the roles on a new server."""
+    passwords = {process: Secret(secrets.token_urlsafe(16)) for process in PROCESSES}
+    superuser = await server.connect_superuser()
+    await superuser.execute(statements(passwords, address.database))
+    await superuser.close()
+    return Postgres(server, address, passwords)
+
+
+# --- rows -----------------------------------------------------------------------------------------------------
+
+
+def audit(department: str = PARKS, event: str = "test.event") -> AuditRow:
+    """Any audit row."""
+    told = AuditEvent(department, event, Outcome.DONE, APPLICATION)
+    return PEN.row(told, datetime.now(UTC))
+
+
+def sealed(record_id: str, generation: int = GENERATION) -> SealedRecord:
+    """A record whose bytes mean nothing: the store does not look inside."""
+    return SealedRecord(record_id, secrets.token_bytes(64), WrappedDek(generation, secrets.token_bytes(61)))
+
+
+def new_token(usage: str = "multi", card_index: bytes | None = None, generation: int = GENERATION) -> NewToken:
+    """A token of the parks, of a card that nobody has seen unless its index is given."""
+    now = datetime.now(UTC)
+    token = Token(
+        department=PARKS,
+        token_id=new_id("tok"),
+        application_id=APPLICATION,
+        kind="card",
+        usage=usage,
+        status="active",
+        brand="visa",
+        last4="4242",
+        fingerprint_id=new_id("fp"),
+        cvc_check="unchecked",
+        created_at=now,
+        expires_at=now + timedelta(hours=1),
+    )
+    return NewToken(token, sealed(token.token_id, generation), CardIndex(1, card_index or secrets.token_bytes(32)))
+
+
+def claim(subject_id: str, key: str | None = None, route: str = ROUTE) -> Claim:
+    """A hold on a key of its own, unless one is given."""
+    return Claim(route, key or new_id("key"), bytes(32), CardIndex(1, bytes(32)), subject_id)
+
+
+def intent(token_id: str, key: str | None = None, new: NewToken | None = None, **change: Any) -> Intent:
+    """A charge of a token of the parks, to be begun."""
+    charge = Charge(
+        department=PARKS,
+        charge_id=new_id("ch"),
+        application_id=APPLICATION,
+        token_id=token_id,
+        idempotency_key=key or new_id("key"),
+        amount_minor=4_321,
+        currency="USD",
+        convenience_fee_minor=0,
+        service=SERVICE,
+        reference="R-1",
+        processor_reference=new_id("pr"),
+        state=State.SENDING,
+        captured_minor=0,
+        refunded_minor=0,
+        cvc_check="unchecked",
+        with_cvc=False,
+        decline_class=None,
+        decline_code=None,
+        created_at=datetime.now(UTC),
+        running=True,
+    )
+    charge = replace(charge, **change)
+    return Intent(charge, claim(charge.charge_id, charge.idempotency_key), new, sealed(charge.charge_id))
+
+
+def shown(subject: Token | Charge) -> Answer:
+    """An answer that names what it is about, and how that stands."""
+    state = subject.status if isinstance(subject, Token) else subject.state
+    return Answer(201, f"{subject.department} {state}".encode())
+
+
+SLOW_COMMIT = """
+CREATE FUNCTION gateway.linger() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON gateway.idempotency DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION gateway.linger();
+"""
+NORMAL_COMMIT = "DROP TRIGGER linger ON gateway.idempotency; DROP FUNCTION gateway.linger"
+
+
+@asynccontextmanager
+async def slow_commits(owner: asyncpg.Connection) -> AsyncIterator[None]:
+    """While inside, the COMMIT of a new key takes the server a moment."""
+    await owner.execute(SLOW_COMMIT)
+    try:
+        yield
+    finally:
+        await owner.execute(NORMAL_COMMIT)  # waits for those under way
+
+
+# --- a wire that can be cut -----------------------------------------------------------------------------------
+
+
+class Cut(Enum):
+    """Where the wire breaks, once."""
+
+    BEFORE_COMMIT = auto()
+    """The COMMIT never arrives; the client is reset."""
+    DURING_COMMIT = auto()
+    """The COMMIT arrives; the client is reset while the server is at it."""
+    BEFORE_ANSWER = auto()
+    """The COMMIT is carried out; its answer is swallowed and the client reset."""
+    AFTER_ANSWER = auto()
+    """The COMMIT is carried out and answered; what the client says next meets a reset."""
+
+
+@dataclass
+class Wire:
+    """A TCP proxy in front of the server. `silent` makes it deaf and dumb without closing anything."""
+
+    target: int
+    port: int = 0
+    cut: Cut | None = None
+    silent: bool = False
+    commits: int = 0
+    _server: asyncio.Server | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def cut_at(self, where: Cut) -> None:
+        """Break at the next COMMIT."""
+        self.cut = where
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, HOST, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(HOST, self.target)
+        line = _Line(self, reader, writer, far_reader, far_writer)
+        for pump in (line.ask(), line.answer()):
+            task = asyncio.create_task(pump)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+
+class _Line:
+    """One connection through the wire."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        far_reader: asyncio.StreamReader,
+        far_writer: asyncio.StreamWriter,
+    ) -> None:
+        self._wire = wire
+        self._reader, self._writer = reader, writer
+        self._far_reader, self._far_writer = far_reader, far_writer
+        self._cut: Cut | None = None
+
+    async def ask(self) -> None:
+        """From the client to the server."""
+        try:
+            while (chunk := await self._reader.read(65_536)) and self._cut is not Cut.AFTER_ANSWER:
+                if self._wire.silent:
+                    continue
+                self._look_for_commit(chunk)
+                if self._cut is Cut.BEFORE_COMMIT:
+                    break
+                self._far_writer.write(chunk)
+                await self._far_writer.drain()
+                if self._cut is Cut.DURING_COMMIT:
+                    break
+        except OSError:
+            pass
+        finally:
+            _reset(self._writer)
+            self._far_writer.close()
+
+    async def answer(self) -> None:
+        """From the server to the client."""
+        try:
+            while (chunk := await self._far_reader.read(65_536)) and self._cut is not Cut.BEFORE_ANSWER:
+                if not self._wire.silent:
+                    self._writer.write(chunk)
+                    await self._writer.drain()
+        except OSError:
+            pass
+        finally:
+            _reset(self._writer)
+            self._far_writer.close()
+
+    def _look_for_commit(self, chunk: bytes) -> None:
+        if COMMIT in chunk:
+            self._wire.commits += 1
+            self._cut, self._wire.cut = self._wire.cut, None
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    writer.transport.abort()
