@@ -1,5 +1,6 @@
 """Fixtures that several folders share."""
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -39,3 +40,10 @@ async def stub(system: System) -> AsyncIterator[Stub]:
     await stub.faults()
     yield stub
     await stub.faults()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In continuous integration a skipped test is a failure: the machine lacks something."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
