@@ -1,5 +1,7 @@
 """The walls in the database, and what is sealed: tried by walking through them with SQL."""
 
+import hashlib
+import hmac
 import itertools
 import os
 import re
@@ -312,3 +314,39 @@ async def test_secrets_are_open_to_their_owner_alone(system: System) -> None:
             assert mode & 0o077 == 0, path
     for name in ("keystore", "secrets", "root", "tls", "log", "stub"):
         assert (system.home / name).stat().st_mode & 0o077 == 0
+
+
+async def test_database_alone_gives_no_card(system: System, parks: Client, sql: asyncpg.Connection) -> None:
+    """With every row and every password of the database, a card whose first six and last four are known is not found.
+
+    Whoever has them tries each of the numbers that fit, hashed in every usual way, with every value of the
+    database for a key: nothing that is stored matches, while the true number is among those tried.
+    """
+    number = canary(777)
+    key = new_key()
+    body = charge_body(name="Ada Resident", card={"number": number, "exp_month": 12, "exp_year": 2031})
+    assert (await parks.call("POST", "/v1/charges", body, key=key)).status == 201
+    stored = {row[0] for row in await sql.fetch("SELECT card_index FROM gateway.fingerprints")}
+    stored |= {
+        row[0] for row in await sql.fetch("SELECT card_part FROM gateway.idempotency WHERE card_part IS NOT NULL")
+    }
+    stored |= {row[0] for row in await sql.fetch("SELECT request_digest FROM gateway.idempotency")}
+    assert len(stored) > 2
+    keys = {row[0] for row in await sql.fetch("SELECT wrapped FROM gateway.deks LIMIT 20")}
+    keys |= {row[0] for row in await sql.fetch("SELECT digest FROM gateway.api_keys")} | {b"", b"parks", b"demo"}
+    keys |= {(system.home / "secrets" / name / "database.password").read_bytes() for name in PROCESSES}
+
+    middle = int(number[6:12])
+    candidates = [f"{number[:6]}{guess % 10**6:06d}{number[12:]}" for guess in range(middle - 200, middle + 200)]
+    assert number in candidates
+    guessed = {
+        hashlib.new(algorithm, text.encode()).digest()[:32]
+        for text in candidates
+        for algorithm in ("sha256", "sha512", "sha3_256", "blake2s")
+    }
+    guessed |= {hmac.digest(guess, text.encode(), "sha256") for text in candidates for guess in keys}
+    assert not stored & guessed
+
+    # The same search finds a number that was stored as a careless program would.
+    careless = hmac.digest(b"parks", number.encode(), "sha256")
+    assert {careless} & guessed
