@@ -47,6 +47,8 @@ READY_S = 60.0
 STOP_S = 25.0
 RESTART_PAUSE_S = 0.5
 PASSWORD_BYTES = 24
+MARKER = ".lock"
+LAID_OUT = ("gateway.toml", "demo.json", "roles.sql", "tls", "secrets", "root", "keystore", "postgres", "stub", "log")
 TEST_CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": time.gmtime().tm_year + 2}
 
 
@@ -160,7 +162,7 @@ class Demo:
         started = time.monotonic()
         try:
             told = await act()
-        except (StepFailed, EmbeddedError, KeysError) as error:
+        except (StepFailed, EmbeddedError, KeysError, OSError, asyncpg.PostgresError) as error:
             raise StepFailed(f"{name}: {error}") from None
         print(f"  ok   {name}{f': {told}' if told else ''}  ({time.monotonic() - started:.1f} s)", flush=True)
 
@@ -243,7 +245,11 @@ class Demo:
             sections["database"]["directory"] = str(home / "postgres" / "data")
         lines = ["# Written by deploy/run at each start.", f'environment = "{ENVIRONMENT}"']
         for section, values in sections.items():
-            lines += ["", f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
+            lines += [
+                "",
+                f"[{section}]",
+                *(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()),
+            ]
         write_private(home / "gateway.toml", ("\n".join(lines) + "\n").encode(), replace=True)
 
     async def _keys(self) -> str | None:
@@ -334,6 +340,7 @@ class Demo:
 
     async def _command(self, *arguments: str) -> str:
         process = await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "TERM", "--"),
             str(BIN / arguments[0]),
             *arguments[1:],
             stdin=DEVNULL,
@@ -392,15 +399,14 @@ def prepare(home: Path, *, reset: bool) -> None:
 
     The lock goes with this process, however it ends.
     """
-    if reset and home.exists():
-        if any(home.iterdir()) and not (home / ".lock").exists():
-            raise StepFailed(f"{home} does not look like a demo's folder; remove it yourself")
-        _lock(home)
-        shutil.rmtree(home)
+    if home.exists() and any(home.iterdir()) and not (home / MARKER).exists():
+        raise StepFailed(f"{home} holds files that are not the demo's: name another folder in GATEWAY_HOME")
     # Others may pass through, so that PostgreSQL needs no privilege to reach its own folder; they see nothing.
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o711)
     _lock(home)
+    if reset:
+        _forget(home)
     for name in ("tls", "secrets", "root", "stub", "log"):
         (home / name).mkdir(exist_ok=True, mode=0o700)
 
@@ -414,6 +420,8 @@ def read_ports() -> dict[str, int]:
         if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):  # noqa: PLR2004 - ports
             raise StepFailed(f"{variable} must be a port number, 1 to 65535")
         ports[name] = int(text)
+    if len(set(ports.values())) < len(ports):
+        raise StepFailed("two of the ports are the same: " + ", ".join(f"{name} {ports[name]}" for name in ports))
     return ports
 
 
@@ -423,7 +431,7 @@ async def run(arguments: argparse.Namespace) -> int:
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    home = gateway_home()
+    home = gateway_home().resolve()
     demo = None
     try:
         prepare(home, reset=arguments.reset)
@@ -443,7 +451,7 @@ async def run(arguments: argparse.Namespace) -> int:
             print("Ctrl-C ends it.", flush=True)
             await stopping
         stopping.cancel()
-    except StepFailed as error:
+    except (StepFailed, OSError) as error:
         print(f"  FAILED  {error}", file=sys.stderr, flush=True)
         return 1
     finally:
@@ -460,8 +468,18 @@ def main() -> int:
     return asyncio.run(run(parser.parse_args()))
 
 
+def _forget(home: Path) -> None:
+    """Remove what the demo lays out, and nothing else."""
+    for name in LAID_OUT:
+        path = home / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _lock(home: Path) -> None:
-    descriptor = os.open(home / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(home / MARKER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -272,9 +272,10 @@ class EmbeddedPostgres:
         return port
 
     async def _launch(self, postgres: Sequence[str], port: int, account: pwd.struct_passwd) -> None:
+        sockets = str(self._socket_dir).replace('"', '""')
         places = (
             f"port={port}",
-            f'unix_socket_directories="{self._socket_dir}"',
+            f'unix_socket_directories="{sockets}"',
             f"hba_file={self._root / 'pg_hba.conf'}",
             f"ident_file={self._root / 'pg_ident.conf'}",
         )

@@ -4,9 +4,12 @@ Labels are route templates, statuses and our own codes, never anything of a requ
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Histogram, generate_latest
+
+from gateway.errors import Unavailable
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -38,20 +41,18 @@ class Metrics:
         """Count one request."""
         self._latency.labels(route, str(status)).observe(duration_s)
 
+    def application(self) -> web.Application:
+        """`GET /metrics`, to be served on loopback."""
+        application = web.Application()
+        application.router.add_get("/metrics", self.show, allow_head=False)
+        return application
+
     async def show(self, _request: web.Request) -> web.Response:
-        """`GET /metrics`."""
-        for state, count in (await self._charges_by_state()).items():
-            self._charges.labels(state).set(count)
+        """Everything as of now; what the database would have to tell is left out while it is away."""
+        with suppress(Unavailable):
+            for state, count in (await self._charges_by_state()).items():
+                self._charges.labels(state).set(count)
         opened, idle = self._pool()
         self._connections.labels("used").set(opened - idle)
         self._connections.labels("idle").set(idle)
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def listen(self, port: int) -> web.AppRunner:
-        """Serve `/metrics` on 127.0.0.1; the caller cleans the runner up."""
-        application = web.Application()
-        application.router.add_get("/metrics", self.show)
-        runner = web.AppRunner(application, access_log=None, keepalive_timeout=10)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        return runner

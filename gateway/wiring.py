@@ -47,6 +47,7 @@ from keys.root import Ask, RootKey, open_root
 from keys.settings import DatabaseSection
 
 BACKLOG = 512
+METRICS_CONNECTIONS_MAX = 16
 PR_SET_DUMPABLE = 4
 
 
@@ -73,7 +74,7 @@ async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger) -> None
         metrics = Metrics(
             parts.store.charges_unresolved, lambda: (parts.database.connections, parts.database.connections_idle)
         )
-        stack.push_async_callback((await _listen_metrics(metrics, config.metrics.port)).cleanup)
+        await _start_metrics(stack, metrics, config.metrics.port, log)
         server = SafeServer(
             parts.application,
             sock,
@@ -172,11 +173,18 @@ def _tls(api: ApiSection) -> ssl.SSLContext:
     return tls_context(Path(api.cert), Path(api.key), Path(api.client_ca) if api.client_ca else None)
 
 
-async def _listen_metrics(metrics: Metrics, port: int) -> web.AppRunner:
-    try:
-        return await metrics.listen(port)
-    except OSError as error:
-        raise SettingsRefused(f"metrics.port: cannot listen on 127.0.0.1:{port} ({error.strerror})") from None
+async def _start_metrics(stack: AsyncExitStack, metrics: Metrics, port: int, log: FilteringBoundLogger) -> None:
+    server = SafeServer(
+        metrics.application(),
+        listen("127.0.0.1", port, "metrics.port"),
+        tls=None,
+        limits=Limits(connections_max=METRICS_CONNECTIONS_MAX),
+        refusal=of_status,
+        observe=lambda _request, _status, _duration_s: None,
+        log=log,
+    )
+    await server.start()
+    stack.push_async_callback(server.stop)
 
 
 async def _follow(log: FilteringBoundLogger, *looks: Callable[[], Awaitable[object]]) -> None:

@@ -187,13 +187,19 @@ class Stub:
 
     async def _call(self, method: str, path: str, body: object = None) -> Any:
         headers = {"Authorization": f"Bearer {self._system.demo['processor_key']}"}
-        connector = aiohttp.TCPConnector(ssl=self._system.tls)
-        async with (
-            aiohttp.ClientSession(connector=connector, headers=headers) as session,
-            session.request(method, self._system.demo["processor"] + path, json=body) as response,
-        ):
-            assert response.status == 200, await response.text()
-            return await response.json()
+        deadline = time.monotonic() + 30
+        while True:
+            connector = aiohttp.TCPConnector(ssl=self._system.tls)
+            try:
+                async with (
+                    aiohttp.ClientSession(connector=connector, headers=headers) as session,
+                    session.request(method, self._system.demo["processor"] + path, json=body) as response,
+                ):
+                    assert response.status == 200, await response.text()
+                    return await response.json()
+            except aiohttp.ClientConnectorError:  # killed a moment ago, and on its way back
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
 
     async def faults(self, **plan: object) -> None:
         """Set the fault plan; nothing heals."""

@@ -47,6 +47,10 @@ class Brand:
     cvc_digits: int
 
 
+UNKNOWN_BRAND = Brand("unknown", frozenset(), 3)
+"""Of a card that was accepted under an older table."""
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
     """A card that passed every check. What must not be shown is a `Secret`."""

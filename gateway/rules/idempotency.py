@@ -12,18 +12,19 @@ from gateway.errors import IdempotencyKeyInvalid
 from keys.primitives import context
 
 BARE = re.compile(r"[\x21-\x7e]{1,255}")
+UNQUOTED = re.compile(r"[\x20-\x7e]{1,255}")
 QUOTED = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
 
 def read_key(header: str | None) -> str:
     """The key that a header names; raises `IdempotencyKeyInvalid`."""
-    text = (header or "").strip(" \t")
+    text, form = (header or "").strip(" \t"), BARE
     if text.startswith('"'):
         quoted = QUOTED.fullmatch(text)
         if quoted is None:
             raise IdempotencyKeyInvalid
-        text = re.sub(r"\\(.)", r"\1", quoted[1])
-    if not BARE.fullmatch(text):
+        text, form = re.sub(r"\\(.)", r"\1", quoted[1]), UNQUOTED
+    if not form.fullmatch(text):
         raise IdempotencyKeyInvalid
     return text
 

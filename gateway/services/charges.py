@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from zoneinfo import ZoneInfo
 
-from gateway.errors import CaptureNotOffered, RequestInProgress, Unavailable
+import msgspec
+import structlog
+
+from gateway.errors import CaptureNotOffered, GatewayError, RequestInProgress, Unavailable
 from gateway.rules.access import Application
 from gateway.rules.card import Card, require_valid
 from gateway.rules.idempotency import request_digest
@@ -47,6 +50,8 @@ from keys.secret import Secret
 
 ROUTE = "POST /v1/charges"
 STORE_TRIES_MAX = 3
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +189,7 @@ class Charges:
         charge = begun.charge
         try:
             card, name = await self._card(charge, request, begun.record)
-        except (KeysError, Unavailable):
+        except (KeysError, GatewayError, msgspec.MsgspecError):
             row = self._row(charge, "decrypt.failed", Outcome.FAILED, request.request_id)
             return (await self._store.finish_charge(charge, Event.REJECT, None, charge_answer, row))[1]
         outcome = await self._processor.sale(
@@ -212,8 +217,9 @@ class Charges:
         row = self._row(charge, event, _audit_outcome(event), request_id)
         try:
             return (await self._store.finish_charge(charge, event, said, charge_answer, row))[1]
-        except Unavailable:
-            # The processor has answered, and we cannot write it down: to the caller that is unknown, never lost.
+        except Exception as error:  # noqa: BLE001 - whatever it is, the processor has answered
+            # It has, and we cannot write it down: to the caller that is unknown, never lost and never failed.
+            log.error("charge.outcome_not_stored", error=type(error).__name__, request_id=request_id)  # noqa: TRY400
             return charge_answer(replace(charge, state=State.UNKNOWN))
 
     async def _repeat(self, caller: Application, claim: Claim, earlier: Claimed, card: Card | None) -> Answer:

@@ -228,8 +228,10 @@ class TokenStore(Protocol):
     ) -> Token | Claimed:
         """Store a token, and the answer under its claim, which is `held` already or taken here."""
 
-    async def answer_claim(self, department: str, claim: Claim | None, answer: Answer, audit: AuditRow) -> None:
-        """Store a final answer under a held key that made no token."""
+    async def answer_claim(
+        self, department: str, claim: Claim | None, answer: Answer, audit: AuditRow
+    ) -> Claimed | None:
+        """Store a final answer under a held key that made no token; gives what another run answered first, if any."""
 
     async def token(self, department: str, token_id: str) -> Token:
         """Raises `gateway.errors.NotFound`."""

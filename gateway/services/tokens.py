@@ -134,8 +134,8 @@ class Tokens:
         if isinstance(outcome, Declined):
             answer = verification_declined(outcome)
             refused = run.row("verification.declined", Outcome.REFUSED)
-            await self._store.answer_claim(run.department, run.claim, answer, refused)
-            return answer
+            earlier = await self._store.answer_claim(run.department, run.claim, answer, refused)
+            return answer if earlier is None else await self._repeat(run, earlier)
         check = outcome.cvc_check if isinstance(outcome, Approved) else "unavailable"
         return await self._store_token(run, check, held=True)
 

@@ -27,12 +27,15 @@ CLOSE_TIMEOUT_S = 5.0
 
 DEPARTMENT = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
-PASSING = frozenset({"08", "40", "53", "57"})
-"""Classes of SQLSTATE that a later try may not meet: connection, rollback, resources, operator. Others are bugs."""
+BUGS = frozenset({"22", "23", "25", "42"})
+"""Classes of SQLSTATE that speak of our own statement: data, integrity, transaction state, syntax and access."""
+
+NO_PRIVILEGE = "42501"
+"""Somebody took a grant away, which is no bug of ours; nor is what a trigger of others raises."""
 
 CONNECTION_LOST = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
 
-BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What a connection raises when it is no good; `TimeoutError` is an `OSError`."""
 
 log = structlog.get_logger()
@@ -130,16 +133,16 @@ class Database:
         except asyncpg.PostgresError as error:
             sqlstate = error.sqlstate or "?????"
             log.warning("database.refused", sqlstate=sqlstate, error=type(error).__name__)
-            if sqlstate[:2] in PASSING:
-                raise Unavailable from None
-            raise StatementRefused(f"internal error: SQLSTATE {sqlstate}") from None
-        except (OSError, asyncpg.InterfaceError) as error:
+            if sqlstate[:2] in BUGS and sqlstate != NO_PRIVILEGE:
+                raise StatementRefused(f"internal error: SQLSTATE {sqlstate}") from None
+            raise Unavailable from None
+        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             log.warning("database.unreachable", error=type(error).__name__)
             raise Unavailable from None
 
     async def _give_back(self, connection: PoolConnectionProxy) -> None:
         # The pool resets the connection. Should that fail, the pool drops it, and what was committed stays so.
-        with suppress(*BROKEN, asyncpg.InternalClientError):
+        with suppress(*BROKEN):
             await self._pool.release(connection)
 
 
@@ -160,7 +163,7 @@ async def _commit(connection: Connection) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([committing])  # until the connection is at rest, at most STATEMENT_TIMEOUT_S
         raise
-    except (OSError, asyncpg.InterfaceError, *CONNECTION_LOST) as error:
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, *CONNECTION_LOST) as error:
         log.warning("database.commit_unknown", error=type(error).__name__)
         raise CommitUnknown from None
     if said != "COMMIT":

@@ -36,7 +36,7 @@ from keys.errors import KeysExhausted
 from keys.queries import load_queries
 from keys.ring import WrappedDek
 
-LEASE = timedelta(seconds=10)
+LEASE = timedelta(seconds=15)
 """How long a request may hold a key or a charge; longer than the processor's deadline, shorter than patience."""
 
 
@@ -124,12 +124,17 @@ class Store:
             taken = await connection.fetchval(self._sql.take_over, department, claim.route, claim.key, LEASE)
         return taken is not None
 
-    async def answer_claim(self, department: str, claim: Claim | None, answer: Answer, audit: AuditRow) -> None:
+    async def answer_claim(
+        self, department: str, claim: Claim | None, answer: Answer, audit: AuditRow
+    ) -> Claimed | None:
         """See `ports.TokenStore`."""
         async with self._database.transaction(department) as connection:
             if claim is not None:
+                if earlier := await self._answered(connection, department, claim):
+                    return earlier
                 await self._answer(connection, department, claim.route, claim.key, answer)
             await self._audit(connection, audit)
+        return None
 
     # -- tokens
 
@@ -139,7 +144,8 @@ class Store:
         """See `ports.TokenStore`."""
         department = new.token.department
         async with self._database.transaction(department) as connection:
-            if claim is not None and not held and (earlier := await self._take(connection, department, claim)):
+            take = self._answered if held else self._take
+            if claim is not None and (earlier := await take(connection, department, claim)):
                 return earlier
             token = await self._insert_token(connection, new)
             if claim is not None:
@@ -253,6 +259,12 @@ class Store:
             LEASE,
         )
         return None if taken else await self._claimed(connection, department, claim.route, claim.key)
+
+    async def _answered(self, connection: Connection, department: str, claim: Claim) -> Claimed | None:
+        """Lock a key that is held already; gives what another run answered under it meanwhile, if any did."""
+        if await connection.fetchval(self._sql.hold, department, claim.route, claim.key):
+            return None
+        return await self._claimed(connection, department, claim.route, claim.key)
 
     async def _answer(self, connection: Connection, department: str, route: str, key: str, answer: Answer) -> None:
         await connection.execute(self._sql.answer, department, route, key, answer.status, answer.body)

@@ -40,7 +40,13 @@ UPDATE gateway.idempotency SET lease_until = now() + $4
 WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NULL AND lease_until <= now()
 RETURNING idempotency_key;
 
+-- name: hold
+-- A held key that nobody has answered yet: of two runs under it, one gets past here at a time.
+SELECT idempotency_key FROM gateway.idempotency
+WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NULL FOR NO KEY UPDATE;
+
 -- name: answer
+-- An answer that was given is never replaced.
 UPDATE gateway.idempotency SET status = $4, body = $5
 WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NULL;
 

@@ -8,6 +8,7 @@ and never repeat what was sent.
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -21,6 +22,13 @@ from keys.secret import Secret
 
 DETAILS_BYTES_MAX = 4096
 DETAILS_DEPTH_MAX = 8
+
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""NUL as JSON spells it; behind an odd number of backslashes the letters are only letters."""
+
+UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""What turns the order of a text around, so that people read what is not there."""
 
 SAFE_REASON = re.compile(
     r"Expected `[a-z |]+`(?:, got `[a-z]+`| of length [<>]= [0-9]+)?|Object missing required field `[a-z_]+`"
@@ -88,7 +96,7 @@ def read_body(raw: bytes, kind: type[B]) -> B:
         msgspec.json.encode(document)  # refuses lone surrogates, which UTF-8 and PostgreSQL cannot hold
     except (ValueError, RecursionError):
         raise InvalidRequest("The body must be one JSON document, in UTF-8, without duplicate keys.") from None
-    if "\\u0000" in text:
+    if NUL.search(text):
         raise InvalidRequest("The body must not contain NUL.")
     try:
         return msgspec.convert(document, kind)
@@ -169,7 +177,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _require_printable(pointer: str, text: str) -> None:
-    if not text.isprintable():
+    # Joiners and odd spaces stay: names in Persian or Hindi need the ones, copied names bring the others.
+    if any(unicodedata.category(character) in UNSEEN or character in BIDI for character in text):
         raise InvalidRequest("Control characters have no place here.", [pointer])
 
 

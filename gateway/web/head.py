@@ -69,13 +69,13 @@ def _check_headers(request: web.BaseRequest, header_bytes_max: int) -> None:
         values = request.headers.getall(name, [])
         if len(values) > 1 or not all(map(_is_printable, values)):
             raise RefusedError(HTTPStatus.BAD_REQUEST)
-    if request.headers.get("Expect", "100-continue") != "100-continue":
+    if request.headers.get("Expect", "100-continue").lower() != "100-continue":
         raise RefusedError(HTTPStatus.EXPECTATION_FAILED)
 
 
 def _check_body(request: web.BaseRequest, body_bytes_max: int, media_types: frozenset[str]) -> None:
     media_type, _, parameter = request.headers.get("Content-Type", "").lower().partition(";")
-    plain = parameter.strip() in {"", "charset=utf-8"} and "Content-Encoding" not in request.headers
+    plain = parameter.strip().replace('"', "") in {"", "charset=utf-8"} and "Content-Encoding" not in request.headers
     if media_type.strip() not in media_types or not plain:
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
     if (request.content_length or 0) > body_bytes_max:

@@ -120,13 +120,15 @@ def tls_context(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext
 class SafeServer:
     """One listener: `app` on `sock`, which is bound and listening, from `start` until `stop`.
 
+    Without `tls` it speaks in clear: for loopback alone, and nothing that matters.
+
     Bodies are taken in `media_types` only. `connections_refused` counts those beyond the cap.
     """
 
     app: web.Application
     sock: socket.socket
     _: KW_ONLY
-    tls: ssl.SSLContext
+    tls: ssl.SSLContext | None
     limits: Limits
     refusal: Refusal
     observe: Observer
@@ -197,8 +199,8 @@ class SafeServer:
                 lambda: connection,
                 sock,
                 ssl=self.tls,
-                ssl_handshake_timeout=self.limits.handshake_s,
-                ssl_shutdown_timeout=self.limits.linger_s,
+                ssl_handshake_timeout=self.limits.handshake_s if self.tls else None,
+                ssl_shutdown_timeout=self.limits.linger_s if self.tls else None,
             )
         except OSError as error:  # no TLS, bad TLS, too slow, gone
             self.log.debug("handshake.failed", error=type(error).__name__)

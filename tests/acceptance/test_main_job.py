@@ -407,6 +407,35 @@ async def test_health_and_description_need_no_key(system: System, parks: Client)
     assert json.loads((await parks.call("GET", "/readyz")).body) == {"status": "ok", "reasons": []}
 
 
+async def test_amount_is_bounded_by_the_application(parks: Client) -> None:
+    """An amount above what the application may charge is refused, and one at its limit is not."""
+    token = await tokenized(parks)
+    for amount, status in ((1_000_000_001, 422), (1_000_000_000, 201)):
+        reply = await parks.call("POST", "/v1/charges", charge_body(token=token) | {"amount": amount}, key=new_key())
+        assert reply.status == status
+
+
+@pytest.mark.parametrize(
+    "name", ["José Núñez-O\u2019Neil", "\u0645\u06cc\u200c\u0631\u0648\u0645", "Ada\u00a0B", "李小龍"]
+)
+async def test_names_that_people_have(parks: Client, name: str) -> None:
+    """Names with joiners, odd spaces and any script are taken; what turns a text around is not."""
+    assert (await parks.call("POST", "/v1/tokens", token_body() | {"name": name})).status == 201
+    assert (await parks.call("POST", "/v1/tokens", token_body() | {"name": name + "\u202e"})).status == 400
+
+
+async def test_metrics_listener_is_as_silent_as_the_api(system: System) -> None:
+    """A malformed request to the metrics port gets a constant answer without its bytes and without a banner."""
+    port = int(system.demo["metrics"].rpartition(":")[2].partition("/")[0])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET /metrics HTTP/1.1\r\nHost: {VISA}\x00\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    assert answer.split(b"\r\n")[0].endswith(b" 400 Bad Request")
+    assert VISA.encode() not in answer
+    assert b"Server:" not in answer
+
+
 async def test_metrics_tell_of_routes_and_charges(system: System, parks: Client) -> None:
     """Prometheus finds latency by route and outcome, unresolved charges and the pool, on loopback."""
     import aiohttp

@@ -16,7 +16,7 @@ from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
 from keys.errors import BrokenSeal
 from keys.secret import Secret
 from tests.acceptance.test_main_job import charge_body, charged, new_key, token_body, tokenized
-from tests.cards import canary
+from tests.cards import TRIGGERS, canary
 from tests.system import Client, System, connect_as, owner
 
 pytestmark = pytest.mark.server
@@ -271,9 +271,61 @@ async def test_no_audit_row_no_effect(system: System, parks: Client, sql: asyncp
         erased = await parks.call("DELETE", f"/v1/tokens/{token}")
     finally:
         await sql.execute("GRANT INSERT ON audit.events TO gateway_api")
-    assert [reply.status for reply in (made, charge, erased)] == [500, 500, 500]
+    assert [reply.status for reply in (made, charge, erased)] == [503, 503, 503]
     assert await sql.fetchval(counted) == before
     assert (await charged(parks, token))["status"] == "succeeded"
+
+
+async def test_outcome_that_cannot_be_stored_is_pending(
+    system: System, parks: Client, sql: asyncpg.Connection
+) -> None:
+    """When the processor has captured and the outcome cannot be written, the answer is 202, and later the truth."""
+    token, key = await tokenized(parks), new_key()
+    await sql.execute("REVOKE UPDATE ON gateway.charges FROM gateway_api")
+    try:
+        unclear = await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)
+    finally:
+        await sql.execute(
+            "GRANT UPDATE (state, captured_minor, refunded_minor, cvc_check, decline_class, decline_code,"
+            " lease_until) ON gateway.charges TO gateway_api"
+        )
+    assert (unclear.status, unclear.json["status"]) == (202, "pending")
+    assert (await parks.insist("POST", "/v1/charges", charge_body(token=token), key=key)).status == 201
+
+
+async def test_expired_token_is_unusable(system: System, parks: Client, sql: asyncpg.Connection) -> None:
+    """A token past its date is not charged."""
+    token = await tokenized(parks)
+    await sql.execute("UPDATE gateway.tokens SET expires_at = now() WHERE token_id = $1", token)
+    reply = await parks.call("POST", "/v1/charges", charge_body(token=token), key=new_key())
+    assert (reply.status, reply.problem) == (422, "token-unusable")
+
+
+async def test_charge_details_are_sealed_and_erasure_reaches_card_parts(
+    system: System, parks: Client, sql: asyncpg.Connection
+) -> None:
+    """A charge's details lie sealed under their own key; erasing its token clears what was derived of the card."""
+    body = charge_body(name="Ada Resident", card={"number": canary(88), "exp_month": 1, "exp_year": 2032})
+    charge = (await parks.call("POST", "/v1/charges", body | {"details": {"gate": "north"}}, key=new_key())).json
+    held = (
+        "SELECT (SELECT has_record FROM gateway.charges WHERE charge_id = $1)"
+        " AND EXISTS (SELECT FROM gateway.deks WHERE record_id = $1)"
+    )
+    assert await sql.fetchval(held, charge["id"]) is True
+    part = "SELECT card_part FROM gateway.idempotency WHERE subject_id = $1"
+    assert await sql.fetchval(part, charge["id"]) is not None
+    assert (await parks.call("DELETE", f"/v1/tokens/{charge['token']}")).status == 200
+    assert await sql.fetchval(part, charge["id"]) is None
+
+
+async def test_verification_is_audited_first(system: System, parks: Client, sql: asyncpg.Connection) -> None:
+    """That a card came with its code is written down before the processor is asked, and so is the refusal."""
+    card = {"number": TRIGGERS[2], "exp_month": 1, "exp_year": 2032, "cvc": "123"}
+    counted = "SELECT count(*) FROM audit.events WHERE event = $1"
+    before = [await sql.fetchval(counted, event) for event in ("card.received", "verification.declined")]
+    assert (await parks.call("POST", "/v1/tokens", token_body() | {"card": card})).status == 402
+    after = [await sql.fetchval(counted, event) for event in ("card.received", "verification.declined")]
+    assert after == [count + 1 for count in before]
 
 
 async def test_money_and_states_are_constrained(system: System, parks: Client, sql: asyncpg.Connection) -> None:

@@ -301,7 +301,7 @@ def test_details_are_an_object(brands: Brands, name: str, field: str, value: obj
     ("name", "field"),
     [("token", "name"), ("card-charge", "name"), ("charge", "reference"), ("charge", "service"), ("charge", "token")],
 )
-@pytest.mark.parametrize("character", ["\n", "\r", "\t", "\x1b", "\x7f", "\u0085", "\u2028", "\u202e", "\ufeff"])
+@pytest.mark.parametrize("character", ["\n", "\r", "\t", "\x1b", "\x7f", "\u0085", "\u2028", "\u202e", "\u2066"])
 def test_control_characters_are_refused(brands: Brands, name: str, field: str, character: str) -> None:
     """Nothing that moves a cursor, breaks a line or turns the writing round gets into a line of text."""
     with pytest.raises(InvalidRequest) as refused:
