@@ -183,3 +183,46 @@ async def test_rolled_back_manifest_is_refused(own_system: System) -> None:
     finally:
         await connection.execute("UPDATE gateway.key_manifest SET version = 1")
         await connection.close()
+
+
+def test_launcher_spares_what_is_not_its_own(tmp_path: Path) -> None:
+    """Other files in the folder, a file in its place, equal ports: one line each, and nothing is touched."""
+    precious = tmp_path / "home" / "precious"
+    precious.parent.mkdir(mode=0o750)
+    precious.write_text("kept")
+    (tmp_path / "file").touch()
+    system = System(precious.parent)
+    cases: tuple[tuple[Path, dict[str, str], str], ...] = (
+        (precious.parent, {}, "not the demo's"),
+        (tmp_path / "file", {}, "file"),
+        (tmp_path / "new", {"GATEWAY_API_PORT": "21000", "GATEWAY_METRICS_PORT": "21000"}, "the same"),
+        (tmp_path / "new", {"GATEWAY_API_PORT": "0"}, "GATEWAY_API_PORT"),
+    )
+    for home, changed, word in cases:
+        for arguments in (["--check"], ["--check", "--reset"]):
+            done = subprocess.run(
+                [sys.executable, str(LAUNCHER), *arguments],
+                env=system.environment | {"GATEWAY_HOME": str(home)} | changed,
+                capture_output=True,
+                check=False,
+                timeout=60,
+            )
+            told = done.stderr.decode()
+            assert (done.returncode, len(told.splitlines())) == (1, 1), told
+            assert word in told
+    assert precious.read_text() == "kept"
+    assert precious.parent.stat().st_mode & 0o777 == 0o750
+
+
+async def test_reset_begins_anew(own_system: System) -> None:
+    """`--reset` forgets tokens and keys, keeps what the demo did not lay out, and everything works again."""
+    foreign = own_system.home / "notes.txt"
+    foreign.write_text("kept")
+    before = own_system.demo["apps"]["parks"]["api_key"]
+    own_system.stop()
+    own_system.start("--reset")
+    assert own_system.demo["apps"]["parks"]["api_key"] != before
+    assert foreign.read_text() == "kept"
+    async with Client(own_system, "parks") as client:
+        assert (await client.call("GET", "/v1/charges", api_key=before)).status == 401
+        assert len((await client.call("GET", "/v1/charges")).json["data"]) == 1

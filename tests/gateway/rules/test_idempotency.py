@@ -118,3 +118,8 @@ def test_two_requests_share_a_digest_only_if_they_are_one(
     """Fields of the types that a charge has: equal digests mean equal fields, and the other way round."""
     assert (request_digest(*one) == request_digest(*other)) == (one == other)
     assert len(request_digest(*one)) == 32
+
+
+def test_a_quoted_key_may_hold_a_space() -> None:
+    """RFC 8941 strings hold spaces, and a key is one."""
+    assert read_key('"two words"') == "two words"

@@ -43,12 +43,14 @@ UPDATE gateway.charges SET lease_until = now() WHERE idempotency_key = $1;
 
 
 class SilentProcessor:
-    """Implements `ports.Processor`: takes what moves money or checks a code, and never answers that."""
+    """Implements `ports.Processor`: takes what moves money or checks a code, and answers once `released`."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.reached = asyncio.Event()
         self.found: Inquiry = NotFound()
+        self.released = asyncio.Event()
+        self.later: Outcome = Unknown("timeout")
 
     async def sale(
         self, reference: str, amount_minor: int, currency: str, card: Card, name: Secret[str], cvc: Secret[str] | None
@@ -65,8 +67,8 @@ class SilentProcessor:
     async def _silence(self, what: str) -> Outcome:
         self.asked.append(what)
         self.reached.set()
-        await asyncio.Event().wait()
-        return Unknown("timeout")
+        await self.released.wait()
+        return self.later
 
 
 class Service:
@@ -148,6 +150,27 @@ async def test_a_died_verification_is_not_repeated(service: Service, owner: asyn
     assert service.processor.asked == ["verify"]
     subject = await owner.fetchval("SELECT subject_id FROM gateway.idempotency WHERE idempotency_key = $1", key)
     assert msgspec.json.decode(first.body)["id"] == subject
+
+
+@pytest.mark.parametrize("said", [Approved("pass"), Declined("fail", "data", "N7")], ids=["approved", "declined"])
+async def test_a_run_that_outlives_its_hold_gives_the_answer_that_was_given(
+    service: Service, owner: asyncpg.Connection, key: str, said: Outcome
+) -> None:
+    """When another run has answered under the key meanwhile, a slow one gives that answer, whatever it was told."""
+    slow = asyncio.create_task(service.token(key, 63_005))
+    await service.processor.reached.wait()
+    await expire(owner, key)
+    first = await service.token(key, 63_005)
+    service.processor.later = said
+    service.processor.released.set()
+
+    assert await slow == first == await service.token(key, 63_005)
+    assert await owner.fetchval("SELECT count(*) FROM gateway.deks WHERE record_id = $1", body_id(first)) == 1
+
+
+def body_id(answer: Answer) -> str:
+    """The id of the token that an answer shows."""
+    return str(msgspec.json.decode(answer.body)["id"])
 
 
 FOUND = [
