@@ -21,7 +21,7 @@ from gateway.rules.card import Brands, Card, read_card
 from gateway.services.charges import ChargeRequest, Charges
 from gateway.services.keyring import Keyring
 from gateway.services.mint import CardGiven, Mint
-from gateway.services.ports import Answer, Approved, Declined, Inquiry, NotFound, Outcome, Unknown
+from gateway.services.ports import Answer, Approved, Claim, Declined, Inquiry, NotFound, Outcome, Unknown
 from gateway.services.tokens import Tokens
 from gateway.services.vault import Vault
 from gateway.store.postgres import Store
@@ -171,6 +171,23 @@ async def test_a_run_that_outlives_its_hold_gives_the_answer_that_was_given(
 def body_id(answer: Answer) -> str:
     """The id of the token that an answer shows."""
     return str(msgspec.json.decode(answer.body)["id"])
+
+
+async def test_a_running_charge_is_left_alone(
+    service: Service, store: Store, owner: asyncpg.Connection, key: str
+) -> None:
+    """While the first request is at work nobody asks the processor beside it, and nobody can take its key."""
+    running = asyncio.create_task(service.charge(key, 63_006))
+    await service.processor.reached.wait()
+    charge_id = await owner.fetchval("SELECT charge_id FROM gateway.charges WHERE idempotency_key = $1", key)
+
+    assert (await service.charges.show(CALLER, charge_id)).running
+    with pytest.raises(RequestInProgress):
+        await service.charge(key, 63_006)
+    assert not await store.take_over(PARKS, Claim("POST /v1/charges", key, bytes(32), None, charge_id))
+    assert service.processor.asked == ["sale"]
+    running.cancel()
+    await asyncio.wait([running])
 
 
 FOUND = [
