@@ -26,6 +26,7 @@ from gateway.services.answers import charge_answer
 from gateway.services.idempotency import earlier_answer
 from gateway.services.mint import CardGiven, Mint, Minting
 from gateway.services.ports import (
+    CHARGES_ROUTE,
     Answer,
     Approved,
     Begun,
@@ -48,7 +49,6 @@ from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
 from keys.errors import KeysError
 from keys.secret import Secret
 
-ROUTE = "POST /v1/charges"
 STORE_TRIES_MAX = 3
 
 log = structlog.get_logger()
@@ -135,8 +135,8 @@ class Charges:
         charge = _new_charge(caller, request, key, self._clock)
         card = request.given.card if request.given else None
         part = await self._vault.card_part(caller.department, card) if card else None
-        claim = Claim(ROUTE, key, request.digest, part, charge.charge_id)
-        earlier = await self._store.claimed(caller.department, ROUTE, key)
+        claim = Claim(CHARGES_ROUTE, key, request.digest, part, charge.charge_id)
+        earlier = await self._store.claimed(caller.department, CHARGES_ROUTE, key)
         if earlier is not None:
             return await self._repeat(caller, claim, earlier, card)
         self._require_allowed(caller, request)

@@ -20,6 +20,9 @@ from keys.audit import AuditRow
 from keys.ring import WrappedDek
 from keys.secret import Secret
 
+CHARGES_ROUTE = "POST /v1/charges"
+"""The scope of a charge's Idempotency-Key, by which its answer is found again."""
+
 
 class GenerationNotActive(Exception):
     """The generation that wrapped a new data key is not active any more; wrap again under the new one."""

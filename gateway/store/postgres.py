@@ -13,6 +13,7 @@ from gateway.errors import NotFound, ServiceUnknown, TokenInUse, TokenUnusable, 
 from gateway.rules.access import Application, Credential
 from gateway.rules.lifecycle import MEANINGS, Event, State, after, sources
 from gateway.services.ports import (
+    CHARGES_ROUTE,
     Answer,
     Approved,
     Begun,
@@ -34,7 +35,7 @@ from keys.database import Connection
 from keys.deks import audit_values
 from keys.errors import KeysExhausted
 from keys.queries import load_queries
-from keys.ring import WrappedDek
+from keys.ring import WRAPS_MAX, WrappedDek
 
 LEASE = timedelta(seconds=15)
 """How long a request may hold a key or a charge; longer than the processor's deadline, shorter than patience."""
@@ -61,7 +62,7 @@ class Store:
     async def reserve_wraps(self, generation: int, count: int) -> None:
         """See `ports.KeyStore`."""
         async with self._database.transaction(CITY) as connection:
-            if await connection.fetchval(self._sql.reserve_wraps, generation, count) is not None:
+            if await connection.fetchval(self._sql.reserve_wraps, generation, count, WRAPS_MAX) is not None:
                 return
             if not await connection.fetchval(self._sql.generation_is_active, generation):
                 raise GenerationNotActive
@@ -205,7 +206,7 @@ class Store:
                 if moved:
                     if MEANINGS[now.state].final:
                         await self._answer(
-                            connection, now.department, "POST /v1/charges", now.idempotency_key, render(now)
+                            connection, now.department, CHARGES_ROUTE, now.idempotency_key, render(now)
                         )
                     await self._audit(connection, audit)
         except CommitUnknown:
@@ -254,8 +255,6 @@ class Store:
             part.value if part else None,
             part.key_version if part else None,
             claim.subject_id,
-            None,
-            None,
             LEASE,
         )
         return None if taken else await self._claimed(connection, department, claim.route, claim.key)

@@ -11,7 +11,7 @@ SELECT version FROM gateway.key_manifest;
 -- name: reserve_wraps
 -- Counted ahead, so that a crash can only count too much. Nothing comes back when the generation is not active.
 UPDATE gateway.key_generations SET wraps_reserved = wraps_reserved + $2
-WHERE generation = $1 AND state = 'active' AND wraps_reserved + $2 <= 2147483648
+WHERE generation = $1 AND state = 'active' AND wraps_reserved + $2 <= $3
 RETURNING wraps_reserved;
 
 -- name: generation_is_active
@@ -30,8 +30,8 @@ FROM gateway.idempotency WHERE department_id = $1 AND route = $2 AND idempotency
 -- name: claim
 -- Takes the key or waits for whoever is taking it, and then gives no row.
 INSERT INTO gateway.idempotency (department_id, route, idempotency_key, request_digest, card_part, card_key_version,
-                                 subject_id, status, body, created_at, lease_until)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now(), now() + $10)
+                                 subject_id, created_at, lease_until)
+VALUES ($1, $2, $3, $4, $5, $6, $7, now(), now() + $8)
 ON CONFLICT (department_id, route, idempotency_key) DO NOTHING
 RETURNING idempotency_key;
 
