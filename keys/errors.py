@@ -8,6 +8,7 @@
     |- UnknownKey               no such key in the ring
     |- KeysExhausted            the active generation has wrapped as often as it may
     |- RootRefused              the root key cannot be opened
+    |  `- RootUnavailable       what holds it does not answer now; trying again may help
     |- KeystoreRefused          the key store's files are not as they must be
     |- ManifestRefused          the manifest is forged, older than one seen, or of another environment
     |- SettingsRefused          a value in the configuration is doubtful
@@ -47,6 +48,10 @@ class KeysExhausted(KeysError):
 
 class RootRefused(KeysError):
     """The root key cannot be opened with what was given."""
+
+
+class RootUnavailable(RootRefused):
+    """The HSM, the cloud service or the unlocked root is not there now; it may be later."""
 
 
 class KeystoreRefused(KeysError):
