@@ -22,11 +22,11 @@ from gateway.rules.ids import new_id
 from gateway.store.migrate import migrate as run_migrations
 from gateway.web import openapi as openapi_document
 from gateway.wiring import serve_api, stop_signal
-from keys.cli import ask
+from keys.cli.bench import ask
 from keys.database import connection, driver_errors
 from keys.errors import KeysError, SettingsRefused
 from keys.files import read_private_line
-from keys.keystore import read_process_key
+from keys.process_keys import read_process_keys
 from keys.queries import load_queries
 from keys.settings import Department, load, settings_path
 
@@ -174,7 +174,7 @@ async def _app_add(
     except msgspec.ValidationError:
         raise SettingsRefused("a department is lower-case letters, digits and underscores, at most 31") from None
     secrets = Path(config.keys.secrets)
-    key = new_api_key(read_process_key(secrets, "api", "api-digest"))
+    key = new_api_key(read_process_keys(secrets, "api", "api-digest"))
     application_id = new_id("app")
     sql = load_queries("gateway.store", "applications.sql")
     async with connection(config.database, OWNER, secrets) as connected, driver_errors(), connected.transaction():
@@ -182,7 +182,7 @@ async def _app_add(
         await connected.execute(
             sql.add_application, department, application_id, name, certificate_san, amount_minor_max
         )
-        await connected.execute(sql.add_key, department, key.key_id, application_id, key.digest)
+        await connected.execute(sql.add_key, department, key.key_id, application_id, key.digest_key, key.digest)
     return {"department": department, "application": application_id, "api_key": key.secret.reveal()}
 
 

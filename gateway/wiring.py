@@ -42,8 +42,10 @@ from keys.audit import AuditPen
 from keys.database import connect_arguments, driver_errors
 from keys.errors import SettingsRefused
 from keys.files import read_private_line
-from keys.keystore import open_keystore, read_process_key
-from keys.root import Ask, RootKey, open_root
+from keys.keystore import open_keystore
+from keys.process_keys import read_process_keys
+from keys.root import Ask, RootKey
+from keys.roots import open_root
 from keys.settings import DatabaseSection
 
 BACKLOG = 512
@@ -59,6 +61,7 @@ class Parts:
     database: Database
     keyring: Keyring
     callers: Callers
+    renew_own_keys: Callable[[], Awaitable[None]]
     application: web.Application
 
 
@@ -86,7 +89,7 @@ async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger) -> None
         )
         await server.start()
         stack.push_async_callback(server.stop)
-        following = asyncio.create_task(_follow(log, parts.keyring.look, parts.callers.look))
+        following = asyncio.create_task(_follow(log, parts.keyring.look, parts.renew_own_keys, parts.callers.look))
         stack.callback(following.cancel)
         log.info("started", port=server.port)
         await stop_signal()
@@ -106,8 +109,12 @@ async def api_parts(config: Config, root: RootKey) -> AsyncIterator[Parts]:
         store, processor = Store(database), ProcessorClient(session, config.processor.url)
         keyring = Keyring(keystore, root, store, clock)
         vault = Vault(keyring, store, clock, brands)
-        mint, pen = Mint(vault, clock), AuditPen("api", read_process_key(secrets, "api", "audit-mac"))
-        callers = Callers(store, read_process_key(secrets, "api", "api-digest"), clock)
+        mint, pen = Mint(vault, clock), AuditPen("api", read_process_keys(secrets, "api", "audit-mac"))
+        callers = Callers(store, read_process_keys(secrets, "api", "api-digest"), clock)
+
+        async def renew_own_keys() -> None:
+            pen.renew(read_process_keys(secrets, "api", "audit-mac"))
+            callers.renew(read_process_keys(secrets, "api", "api-digest"))
 
         async def identify(authorization: str | None, sans: tuple[str, ...] | None) -> Application:
             return (await callers.register()).identify(authorization, sans)
@@ -130,7 +137,7 @@ async def api_parts(config: Config, root: RootKey) -> AsyncIterator[Parts]:
             health=health,
             openapi=msgspec.json.encode(openapi.document()),
         )
-        yield Parts(store, database, keyring, callers, api.application())
+        yield Parts(store, database, keyring, callers, renew_own_keys, api.application())
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ No field holds text of a request: ids that we made, codes from closed lists, nam
 """
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -41,32 +42,43 @@ class AuditEvent:
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """An event as it is stored."""
+    """An event as it is stored. `mac_key` is the number of the writer's key."""
 
     event_id: str
     occurred_at: datetime
     process: str
     event: AuditEvent
+    mac_key: int
     mac: bytes
 
 
-@dataclass(frozen=True, slots=True)
 class AuditPen:
-    """What one process writes its audit rows with."""
+    """What one process writes its audit rows with: the newest of its MAC keys."""
 
-    process: str
-    key: Secret[bytes]
+    def __init__(self, process: str, keys: Mapping[int, Secret[bytes]]) -> None:
+        self._process = process
+        self._keys = keys
+
+    def renew(self, keys: Mapping[int, Secret[bytes]]) -> None:
+        """Go on with these keys: they were rotated."""
+        self._keys = keys
 
     def row(self, event: AuditEvent, now: datetime) -> AuditRow:
         """The row of an event that happens now."""
-        event_id = "ev_" + secrets.token_hex(16)
-        return AuditRow(event_id, now, self.process, event, mac(self.key, _bytes(event_id, now, self.process, event)))
+        event_id, keys = "ev_" + secrets.token_hex(16), self._keys
+        number = max(keys)
+        code = mac(keys[number], _bytes(event_id, now, self._process, event, number))
+        return AuditRow(event_id, now, self._process, event, number, code)
 
     def verify(self, row: AuditRow) -> None:
-        """Raises `BrokenSeal` when this process did not write the row just so."""
-        expected = mac(self.key, _bytes(row.event_id, row.occurred_at, row.process, row.event))
-        require_equal(expected, row.mac, BrokenSeal(f"audit row {row.event_id} was not written by {row.process}"))
+        """Raises `BrokenSeal` when this process did not write the row just so, with a key that it has."""
+        refused = BrokenSeal(f"audit row {row.event_id} was not written by {row.process}")
+        if row.mac_key not in self._keys or row.process != self._process:
+            raise refused
+        expected = _bytes(row.event_id, row.occurred_at, row.process, row.event, row.mac_key)
+        require_equal(mac(self._keys[row.mac_key], expected), row.mac, refused)
 
 
-def _bytes(event_id: str, occurred_at: datetime, process: str, event: AuditEvent) -> bytes:
-    return context("audit/v1", event_id, occurred_at.isoformat(timespec="microseconds"), process, *astuple(event))
+def _bytes(event_id: str, occurred_at: datetime, process: str, event: AuditEvent, mac_key: int) -> bytes:
+    told = occurred_at.isoformat(timespec="microseconds")
+    return context("audit/v2", mac_key, event_id, told, process, *astuple(event))

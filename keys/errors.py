@@ -10,7 +10,17 @@
     |- RootRefused              the root key cannot be opened
     |  `- RootUnavailable       what holds it does not answer now; trying again may help
     |- KeystoreRefused          the key store's files are not as they must be
-    |- ManifestRefused          the manifest is forged, older than one seen, or of another environment
+    |  |- KeySwapped            a wrapped key was altered, or another stands in its place
+    |  `- KeyForeign            a key lies there that the manifest does not name
+    |- ManifestRefused          the manifest cannot be trusted
+    |  |- ManifestForged        it is not signed by this key store's own key
+    |  |- ManifestForeign       it is of another environment
+    |  |- ManifestRolledBack    it is older than one that was seen
+    |  `- ClockBehind           this machine's clock is behind it
+    |- PassphraseRefused        a file under a passphrase does not open, or the passphrase is too short
+    |- OfficerRefused           no such officer, removed, or without a current acknowledgement
+    |- ActRefused               an act for two is not asked for and approved as it must be
+    |- BackupRefused            a key backup was altered, or is not for this officer
     |- SettingsRefused          a value in the configuration is doubtful
     `- DatabaseRefused          the database is unreachable, or set up so that it may lose data
 
@@ -19,7 +29,12 @@ Messages name no secret and end, where a person can act, with what to do.
 
 
 class KeysError(Exception):
-    """Any refusal by the keys package. The message is safe to show and to log."""
+    """Any refusal by the keys package. The message is safe to show and to log.
+
+    `event` names the audit event of a refusal that may be an attack; None where the refusal is ordinary.
+    """
+
+    event: str | None = None
 
 
 class BrokenSeal(KeysError):
@@ -49,17 +64,73 @@ class KeysExhausted(KeysError):
 class RootRefused(KeysError):
     """The root key cannot be opened with what was given."""
 
+    event: str | None = "root.refused"
+
 
 class RootUnavailable(RootRefused):
     """The HSM, the cloud service or the unlocked root is not there now; it may be later."""
+
+    event = None
 
 
 class KeystoreRefused(KeysError):
     """A file of the key store is missing, or others could read or replace it."""
 
 
+class KeySwapped(KeystoreRefused):
+    """A wrapped key was altered, or is not the one that the manifest names."""
+
+    event = "key.swapped"
+
+
+class KeyForeign(KeystoreRefused):
+    """A wrapped key that the manifest does not name."""
+
+    event = "key.foreign"
+
+
 class ManifestRefused(KeysError):
     """The manifest is not authentic, not current, or not of this environment."""
+
+
+class ManifestForged(ManifestRefused):
+    """The signature is not that of this key store's own key."""
+
+    event = "manifest.forged"
+
+
+class ManifestForeign(ManifestRefused):
+    """The manifest is of another environment."""
+
+    event = "manifest.foreign"
+
+
+class ManifestRolledBack(ManifestRefused):
+    """An older manifest was put back."""
+
+    event = "manifest.rolled_back"
+
+
+class ClockBehind(ManifestRefused):
+    """This machine's clock is behind the manifest, so that no date can be enforced."""
+
+    event = "clock.behind"
+
+
+class PassphraseRefused(KeysError):
+    """A file under a passphrase does not open with this one, or the passphrase may not protect anything."""
+
+
+class OfficerRefused(KeysError):
+    """The officer is unknown, was removed, or has not acknowledged the duties within a year."""
+
+
+class ActRefused(KeysError):
+    """An act for two is not asked for by one officer and approved by another, in time and word for word."""
+
+
+class BackupRefused(KeysError):
+    """The container of a key backup was altered or cut short, or is sealed to others."""
 
 
 class SettingsRefused(KeysError):

@@ -49,6 +49,26 @@ def write_private(path: Path, content: bytes, *, replace: bool) -> None:
         raise KeystoreRefused(f"{path} cannot be written ({error.strerror})") from None
 
 
+def remove_private(path: Path) -> None:
+    """Overwrite a file with zeros and remove it, durable when this returns; nothing where there is none.
+
+    A file system that copies on write, or a flash disk, keeps the old bytes for a while: what lies there must be
+    worthless without another key.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KeystoreRefused(f"{path} cannot be removed ({error.strerror})") from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(bytes(os.fstat(descriptor).st_size))
+        file.flush()
+        os.fsync(descriptor)
+    path.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
 def make_private_directory(path: Path) -> None:
     """Make a directory of mode 0700 where there is none yet; raises `KeystoreRefused` where it cannot."""
     try:

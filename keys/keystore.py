@@ -1,11 +1,11 @@
 """The key store: a directory of its own that holds the manifest and every wrapped key. Never PostgreSQL.
 
     <store>/manifest            the signed manifest (`keys.manifest`)
-    <store>/<key id>            one key, wrapped by the root, bound to environment, id, purpose and number
-    <secrets>/<process>/<name>  the keys of processes that cannot reach the root, a plain file each, mode 0600
+    <store>/root-<n>/<key id>   one key, wrapped by root n, bound to environment, id, purpose and number
 
-The manifest is written last and by rename: a reader sees the old state or the new one, and an interrupted
-`keys init` is finished by running it again.
+A key is written first and the manifest last, by rename: a reader sees the old state or the new one, and what an
+interrupted command left behind is a file that no manifest names. While a root is being replaced every key lies
+there twice, so that processes with either root follow.
 """
 
 import secrets
@@ -15,22 +15,44 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from keys.errors import KeystoreRefused, ManifestRefused
-from keys.files import make_private_directory, read_private, require_private_directory, write_private
-from keys.manifest import KeyEntry, Manifest, Purpose, read_manifest, sign_manifest
+import msgspec
+
+from keys.errors import (
+    KeyForeign,
+    KeystoreRefused,
+    KeySwapped,
+    RootRefused,
+    RootUnavailable,
+)
+from keys.files import (
+    make_private_directory,
+    read_private,
+    remove_private,
+    require_private_directory,
+    write_private,
+)
+from keys.manifest import (
+    KEYSTORE,
+    Act,
+    Claim,
+    KeyEntry,
+    Manifest,
+    Purpose,
+    RootEntry,
+    claim_of,
+    read_manifest,
+    sign_manifest,
+)
 from keys.primitives import commitment, context, new_key, require_equal
-from keys.ring import Key, Ring, State
+from keys.process_keys import HOLDERS, make_process_key
+from keys.ring import Key, Ring
 from keys.root import RootKey
 from keys.secret import Secret
 from keys.settings import DatabaseSection, KeysSection
 from keys.signing import public_key
+from keys.states import State
 
 MANIFEST = "manifest"
-SIGNING_KEY = "manifest-signing-1"
-KEYSTORE = "keystore"
-
-PROCESSES = ("api", "admin", "worker", "reseal", "keys")
-"""Each has an audit MAC key of its own, so that none but the sealer can forge another's rows."""
 
 ORIGINATE_DAYS = 365
 PROCESS_DAYS = 365 * 4
@@ -54,7 +76,10 @@ class Keystore:
 
     def exists(self) -> bool:
         """Whether a manifest was ever written here."""
-        return (self.directory / MANIFEST).exists()
+        try:
+            return (self.directory / MANIFEST).exists()
+        except PermissionError:
+            raise KeystoreRefused(f"{self.directory} cannot be entered by the user of this process") from None
 
     def require_apart_from(self, data_directory: Path) -> None:
         """Refuse a key store inside the database's directory, or the other way round."""
@@ -72,70 +97,165 @@ class Keystore:
             raise KeystoreRefused(f"{self.directory / MANIFEST} cannot be read: is the key store mounted?") from None
         return about.st_mtime_ns, about.st_ino, about.st_size
 
-    def manifest(self, root: RootKey) -> Manifest:
-        """The manifest, its signature checked."""
+    def open(self, root: RootKey) -> "OpenKeystore":
+        """The store with its manifest checked; raises `KeystoreRefused`, `ManifestRefused` or `RootRefused`."""
         require_private_directory(self.directory)
         raw = read_private(self.directory / MANIFEST)
-        return read_manifest(raw, public_key(self._signing_key(root)), self.environment)
+        number, signing = self._signing_key(root, claim_of(raw))
+        manifest = read_manifest(raw, public_key(signing), self.environment)
+        return OpenKeystore(self, root, number, signing, manifest)
 
-    def ring(self, root: RootKey) -> Ring:
-        """Every key that the manifest names and that still exists, opened and compared with its commitment."""
-        manifest = self.manifest(root)
-        return Ring(
-            environment=self.environment,
-            version=manifest.version,
-            generations={key.number: key for key in self._keys(root, manifest, "kek")},
-            fingerprints={key.number: key for key in self._keys(root, manifest, "fingerprint")},
-        )
-
-    def initialise(self, root: RootKey, root_scheme: str, secrets_directory: Path, now: datetime) -> Manifest:
+    def initialise(self, root: RootKey, entry: RootEntry, secrets_directory: Path, now: datetime) -> "OpenKeystore":
         """Make the first keys and manifest 1; refuses where a manifest exists."""
         if self.exists():
             raise KeystoreRefused(f"{self.directory} is initialised already")
         make_private_directory(self.directory)
         require_private_directory(self.directory)
         signing = new_key()
+        purposes: tuple[Purpose, ...] = ("kek", "fingerprint", "hpke")
         entries = [
-            self._add(root, signing, SIGNING_KEY, "manifest-signing", now),
-            self._add(root, new_key(), _new_id("kek"), "kek", now),
-            self._add(root, new_key(), _new_id("fingerprint"), "fingerprint", now),
-            *_process_keys(secrets_directory, now),
+            self.add_key(root, entry.number, signing, new_entry(signing, "manifest-signing", 1, now)),
+            *(
+                self.add_key(root, entry.number, key, new_entry(key, p, 1, now))
+                for p in purposes
+                for key in [new_key()]
+            ),
+            *(
+                new_entry(make_process_key(secrets_directory, process, purpose, 1), purpose, 1, now, holder=process)
+                for process, purpose in HOLDERS
+            ),
         ]
         manifest = Manifest(
-            format=1,
             environment=self.environment,
             version=1,
             written=now,
-            root=root_scheme,
+            act=Act("initialise", "manifest-1"),
+            roots=(entry,),
             keys=tuple(entries),
         )
         write_private(self.directory / MANIFEST, sign_manifest(manifest, signing), replace=False)
-        return manifest
+        return OpenKeystore(self, root, entry.number, signing, manifest)
 
-    def _add(self, root: RootKey, key: Secret[bytes], key_id: str, purpose: Purpose, now: datetime) -> KeyEntry:
-        wrapped = root.wrap(key, self._bound_to(key_id, purpose, 1))
-        write_private(self.directory / key_id, wrapped, replace=True)
-        return _entry(key, key_id, purpose, KEYSTORE, now)
+    def add_key(self, root: RootKey, root_number: int, key: Secret[bytes], entry: KeyEntry) -> KeyEntry:
+        """Write one wrapped key; no manifest names it yet."""
+        write_private(self.path(root_number, entry.id), root.wrap(key, self.bound_to(entry)), replace=True)
+        return entry
 
-    def _signing_key(self, root: RootKey) -> Secret[bytes]:
-        wrapped = read_private(self.directory / SIGNING_KEY)
-        return root.unwrap(wrapped, self._bound_to(SIGNING_KEY, "manifest-signing", 1))
+    def path(self, root_number: int, key_id: str) -> Path:
+        """Where a key lies, wrapped under one root."""
+        return self.directory / f"root-{root_number}" / key_id
 
-    def _keys(self, root: RootKey, manifest: Manifest, purpose: Purpose) -> Iterator[Key]:
-        for entry in manifest.of(purpose):
-            if entry.state is State.DESTROYED:
-                continue
-            wrapped = read_private(self.directory / entry.id)
-            secret = root.unwrap(wrapped, self._bound_to(entry.id, purpose, entry.number))
-            require_equal(
-                bytes.fromhex(entry.commitment),
-                commitment(secret, entry.id),
-                ManifestRefused(f"{entry.id} is not the key that the manifest names: restore it from its backup"),
+    def bound_to(self, entry: KeyEntry) -> bytes:
+        """What a wrapped key is bound to: it opens as no other key."""
+        return context("keystore/v2", self.environment, entry.id, entry.purpose, entry.number)
+
+    def _signing_key(self, root: RootKey, claim: Claim) -> tuple[int, Secret[bytes]]:
+        entry = claim.signing_key
+        require_key_id(entry.id)
+        refused: RootRefused | KeystoreRefused = RootRefused(NOT_THIS_ROOT)
+        for number in claim.root_numbers:
+            try:
+                return number, root.unwrap(read_private(self.path(number, entry.id)), self.bound_to(entry))
+            except RootUnavailable:
+                raise
+            except (RootRefused, KeystoreRefused) as error:
+                refused = error
+        raise refused
+
+
+NOT_THIS_ROOT = (
+    "this root key does not open the key store: `keys.root` and `keys.store` do not belong together,"
+    " or a key file was swapped or altered"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenKeystore:
+    """A key store whose manifest was checked, and the root that opened it."""
+
+    store: Keystore
+    root: RootKey
+    root_number: int
+    signing: Secret[bytes]
+    manifest: Manifest
+
+    def ring(self) -> Ring:
+        """Every key that the manifest names and that still exists, opened and compared with its commitment."""
+        return Ring(
+            environment=self.store.environment,
+            version=self.manifest.version,
+            written=self.manifest.written,
+            generations={key.number: key for key in self._keys("kek")},
+            fingerprints={key.number: key for key in self._keys("fingerprint")},
+        )
+
+    def secret(self, entry: KeyEntry) -> Secret[bytes]:
+        """One key of the store; raises `KeySwapped` when it is not the one that the manifest names."""
+        path = self.store.path(self.root_number, entry.id)
+        swapped = KeySwapped(f"{path} is not the {entry.title} that the manifest names: restore it from its backup")
+        try:
+            secret = self.root.unwrap(read_private(path), self.store.bound_to(entry))
+        except RootUnavailable:
+            raise
+        except RootRefused:  # the root is right, for it opened the signing key
+            raise swapped from None
+        require_equal(bytes.fromhex(entry.commitment), commitment(secret, entry.id), swapped)
+        return secret
+
+    def make_key(self, purpose: Purpose, state: State, now: datetime) -> KeyEntry:
+        """A new key in the store; nothing uses it before a manifest that names it is published."""
+        self.require_one_root()
+        key = new_key()
+        entry = new_entry(key, purpose, self.manifest.next_number(purpose), now, state=state)
+        return self.store.add_key(self.root, self.root_number, key, entry)
+
+    def publish(
+        self, manifest: Manifest, act: Act, now: datetime, *, signing: Secret[bytes] | None = None
+    ) -> "OpenKeystore":
+        """Write the next manifest, signed; the fleet follows within two seconds."""
+        seed = self.signing if signing is None else signing
+        following = msgspec.structs.replace(manifest, version=self.manifest.version + 1, written=now, act=act)
+        write_private(self.store.directory / MANIFEST, sign_manifest(following, seed), replace=True)
+        return OpenKeystore(self.store, self.root, self.root_number, seed, following)
+
+    def discard(self, key_id: str) -> None:
+        """Overwrite and remove a wrapped key, under every root. Copies elsewhere are `keys.backup`'s concern."""
+        for root in self.manifest.roots:
+            remove_private(self.store.path(root.number, key_id))
+
+    def foreign(self) -> Sequence[Path]:
+        """Files among the wrapped keys that the manifest does not name."""
+        known = {
+            self.store.path(root.number, key.id)
+            for root in self.manifest.roots
+            if root.state is not State.DESTROYED
+            for key in self.manifest.keys
+            if key.holder == KEYSTORE and key.state is not State.DESTROYED
+        }
+        return sorted(path for path in self.store.directory.glob("root-*/*") if path not in known)
+
+    def require_no_foreign(self) -> None:
+        """Raises `KeyForeign` for the first of them."""
+        for path in self.foreign():
+            raise KeyForeign(
+                f"{path} is no key of this manifest: a command that was interrupted left it, or somebody put it"
+                " there; the next `keys rotate` removes it"
             )
-            yield Key(entry.number, entry.state, entry.originate_until, entry.process_until, secret)
 
-    def _bound_to(self, key_id: str, purpose: str, number: int) -> bytes:
-        return context("keystore/v1", self.environment, key_id, purpose, number)
+    def require_one_root(self) -> None:
+        """Refuse to make keys while two roots stand, for each would need both."""
+        standing = [root.number for root in self.manifest.roots if root.state is not State.DESTROYED]
+        if len(standing) > 1:
+            raise KeystoreRefused(
+                f"the root is being replaced (root {standing[0]} by root {standing[-1]}):"
+                " finish that first with `keys ceremony replace --finish`"
+            )
+
+    def _keys(self, purpose: Purpose) -> Iterator[Key]:
+        for entry in self.manifest.of(purpose, KEYSTORE):
+            if entry.state is not State.DESTROYED:
+                secret = self.secret(entry)
+                yield Key(entry.number, entry.state, entry.originate_until, entry.process_until, secret)
 
 
 def open_keystore(keys: KeysSection, database: DatabaseSection, environment: str) -> Keystore:
@@ -146,33 +266,24 @@ def open_keystore(keys: KeysSection, database: DatabaseSection, environment: str
     return keystore
 
 
-def process_key_path(secrets_directory: Path, process: str, purpose: Purpose) -> Path:
-    """Where a process without the root has a key of its own."""
-    return secrets_directory / process / f"{purpose}.key"
-
-
-def read_process_key(secrets_directory: Path, process: str, purpose: Purpose) -> Secret[bytes]:
-    """That key; raises `KeystoreRefused`."""
-    return Secret(read_private(process_key_path(secrets_directory, process, purpose)))
-
-
-def _process_keys(secrets_directory: Path, now: datetime) -> Sequence[KeyEntry]:
-    wanted: list[tuple[str, Purpose]] = [(process, "audit-mac") for process in PROCESSES]
-    wanted.append(("api", "api-digest"))
-    entries = []
-    for process, purpose in wanted:
-        key = new_key()
-        write_private(process_key_path(secrets_directory, process, purpose), key.reveal(), replace=True)
-        entries.append(_entry(key, _new_id(f"{purpose}-{process}"), purpose, process, now))
-    return entries
-
-
-def _entry(key: Secret[bytes], key_id: str, purpose: Purpose, holder: str, now: datetime) -> KeyEntry:
+def new_entry(
+    key: Secret[bytes],
+    purpose: Purpose,
+    number: int,
+    now: datetime,
+    *,
+    state: State = State.ACTIVE,
+    holder: str = KEYSTORE,
+) -> KeyEntry:
+    """What the manifest says of a key that was just made."""
+    # Random, so that an id tells nothing of the key and is never used twice.
+    key_id = f"{purpose}-{number}-{secrets.token_hex(8)}"
     return KeyEntry(
         id=key_id,
         purpose=purpose,
-        number=1,
-        state=State.ACTIVE,
+        number=number,
+        state=state,
+        since=now,
         created=now,
         originate_until=now + timedelta(days=ORIGINATE_DAYS),
         process_until=now + timedelta(days=PROCESS_DAYS),
@@ -181,6 +292,7 @@ def _entry(key: Secret[bytes], key_id: str, purpose: Purpose, holder: str, now: 
     )
 
 
-def _new_id(kind: str) -> str:
-    # Random, so that an id tells nothing of the key and is never used twice.
-    return f"{kind}-{secrets.token_hex(8)}"
+def require_key_id(key_id: str) -> None:
+    """Refuse an id that would leave the directory; raises `KeySwapped`."""
+    if not key_id.replace("-", "").isalnum() or not key_id.isascii():
+        raise KeySwapped("the manifest names a key by what is no key's id: restore the key store from its backup")

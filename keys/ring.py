@@ -1,53 +1,21 @@
 """The ring: every key that a process may use, immutable, as one signed manifest gave it.
 
-A generation of the key-encryption key is pending, active, retired, compromised or destroyed. What each state
-allows is the table `ALLOWED`; dates narrow it further and are looked at when the key is used, not when it is
-loaded. A rotation makes a new ring; nobody changes one.
-
-    pending -> active -> retired -> destroyed          no way leads back to active
-                  `--------`-> compromised -> destroyed
-
-SP 800-57 part 1, section 7, calls these pre-activation, active, deactivated, compromised and destroyed.
+What a key may do is looked at when it is used, not when it is loaded: its state (`keys.states`) and its dates.
+A rotation makes a new ring; nobody changes one.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from keys.envelope import Place, unwrap_dek, wrap_dek
 from keys.errors import KeyRefused, UnknownKey
 from keys.primitives import new_key
 from keys.secret import Secret
+from keys.states import ALLOWED, State, Use
 
 WRAPS_MAX = 2**31
 """Wraps under one generation: half of the 2^32 that SP 800-38D §8.3 allows for random 96-bit nonces."""
-
-
-class State(StrEnum):
-    """The life of a key."""
-
-    PENDING = "pending"
-    ACTIVE = "active"
-    RETIRED = "retired"
-    COMPROMISED = "compromised"
-    DESTROYED = "destroyed"
-
-
-class Use(StrEnum):
-    """What is asked of a key: to protect something new, or to process what it protects already."""
-
-    ORIGINATE = "originate"
-    PROCESS = "process"
-
-
-ALLOWED: Mapping[State, frozenset[Use]] = {
-    State.PENDING: frozenset(),
-    State.ACTIVE: frozenset({Use.ORIGINATE, Use.PROCESS}),
-    State.RETIRED: frozenset({Use.PROCESS}),
-    State.COMPROMISED: frozenset({Use.PROCESS}),
-    State.DESTROYED: frozenset(),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +52,7 @@ class Ring:
 
     environment: str
     version: int
+    written: datetime
     generations: Mapping[int, Key]
     fingerprints: Mapping[int, Key]
 
@@ -96,6 +65,12 @@ class Ring:
     def fingerprint(self) -> Key:
         """The fingerprint key that indexes what is new."""
         return _active(self.fingerprints, "fingerprint key")
+
+    @property
+    def indexing(self) -> tuple[Key, ...]:
+        """The fingerprint keys under which a card is found, oldest first; the last is the one for what is new."""
+        older = (key for key in self.fingerprints.values() if key.state in {State.RETIRED, State.COMPROMISED})
+        return (*sorted(older, key=lambda key: key.number), self.fingerprint)
 
     def place(self, department: str, record: str) -> Place:
         """A place in this environment."""

@@ -1,28 +1,26 @@
-"""A root key in a file, under a passphrase (Argon2id, RFC 9106).
+"""A root key in a file, under a passphrase.
 
-    0x01 ‖ operations (4) ‖ memory in KiB (4) ‖ salt (16) ‖ nonce (12) ‖ encrypted root (32) ‖ tag (16)
+    file:/path/root.key?passphrase_file=/path     without the file a person is asked
 
-The header is associated data, so the cost of guessing cannot be lowered in place. For a machine without an
-HSM: whoever has this file and the passphrase has everything, so keep them on different media.
+For a machine without an HSM. The file's format is that of `keys.passphrase`.
 """
 
+import os
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from nacl import pwhash, utils
-
-from keys.errors import BrokenSeal, RootRefused, UnknownFormat
-from keys.files import read_private, write_private
-from keys.primitives import KEY_BYTES, NONCE_BYTES, TAG_BYTES, decrypt, encrypt, new_key, subkey
+from keys.errors import BrokenSeal, KeystoreRefused, PassphraseRefused, RootRefused, UnknownFormat
+from keys.files import read_private_line
+from keys.passphrase import new_passphrase, open_file, seal_file
+from keys.primitives import decrypt, encrypt, new_key, subkey
+from keys.root import Ask
 from keys.secret import Secret
 
 VERSION = b"\x01"
-OPERATIONS = pwhash.argon2id.OPSLIMIT_MODERATE
-MEMORY_KIB = pwhash.argon2id.MEMLIMIT_MODERATE // 1024
-MEMORY_KIB_MAX = 4 * 1024 * 1024
-OPERATIONS_MAX = 64
-SALT_BYTES = pwhash.argon2id.SALTBYTES
-HEADER_BYTES = 1 + 4 + 4 + SALT_BYTES
-PASSPHRASE_CHARACTERS_MIN = 12
+LABEL = b""
+"""Root key files are older than labels."""
+
+FORM = "keys.root must be `file:/absolute/path[?passphrase_file=/absolute/path]`"
 
 
 class FileRoot:
@@ -48,39 +46,59 @@ class FileRoot:
             ) from None
 
 
-def create(path: str, passphrase: Secret[str]) -> FileRoot:
-    """Write a new root key file; refuses to replace one."""
-    if len(passphrase.reveal()) < PASSPHRASE_CHARACTERS_MIN:
-        raise RootRefused(f"the passphrase needs at least {PASSPHRASE_CHARACTERS_MIN} characters")
+def create(uri: str, ask: Ask) -> FileRoot:
+    """See `keys.root.RootProvider.create`. A new passphrase is asked for twice."""
+    path, passphrase_file = _parts(uri)
+    if os.path.lexists(path):  # before anybody thinks of a passphrase, or waits for one to be stretched
+        raise KeystoreRefused(f"{path} exists already and is never replaced: move it away first")
     root = new_key()
-    salt = utils.random(SALT_BYTES)
-    header = VERSION + OPERATIONS.to_bytes(4, "big") + MEMORY_KIB.to_bytes(4, "big") + salt
-    key = _stretch(passphrase, salt, OPERATIONS, MEMORY_KIB)
-    write_private(Path(path), header + encrypt(key, root.reveal(), header), replace=False)
+    try:
+        passphrase = read_private_line(passphrase_file) if passphrase_file else new_passphrase(ask, "the root key")
+        seal_file(path, root, passphrase, LABEL)
+    except PassphraseRefused as refused:
+        raise RootRefused(str(refused)) from None
     return FileRoot(root)
 
 
-def open_file(path: str, passphrase: Secret[str]) -> FileRoot:
-    """Open a root key file; raises `RootRefused` or `KeystoreRefused`."""
-    if not Path(path).exists():
+def open_root(uri: str, ask: Ask) -> FileRoot:
+    """See `keys.root.RootProvider.open_root`."""
+    path, passphrase_file = _parts(uri)
+    if _is_missing(path):
         raise RootRefused(f"{path} does not exist: `keys init` makes it, once; later it comes from its backup")
-    raw = read_private(Path(path))
-    if raw[:1] != VERSION or len(raw) != HEADER_BYTES + NONCE_BYTES + KEY_BYTES + TAG_BYTES:
-        raise RootRefused(f"{path} is not a root key file, or was cut short: restore it from its backup")
-    header, sealed = raw[:HEADER_BYTES], raw[HEADER_BYTES:]
-    operations, memory_kib = int.from_bytes(header[1:5], "big"), int.from_bytes(header[5:9], "big")
-    # Bounds, so that an altered header cannot make the start take all memory or all day.
-    if not (OPERATIONS <= operations <= OPERATIONS_MAX and MEMORY_KIB <= memory_kib <= MEMORY_KIB_MAX):
-        raise RootRefused(f"{path} asks for a cost outside what is allowed: restore it from its backup")
+    passphrase = read_private_line(passphrase_file) if passphrase_file else ask("passphrase of the root key")
     try:
-        return FileRoot(Secret(decrypt(_stretch(passphrase, header[9:], operations, memory_kib), sealed, header)))
-    except BrokenSeal:
-        raise RootRefused(f"the passphrase does not open {path}: check the passphrase file") from None
+        return FileRoot(open_file(path, passphrase, LABEL))
+    except PassphraseRefused as refused:
+        raise RootRefused(str(refused)) from None
 
 
-def _stretch(passphrase: Secret[str], salt: bytes, operations: int, memory_kib: int) -> Secret[bytes]:
-    return Secret(
-        pwhash.argon2id.kdf(
-            KEY_BYTES, passphrase.reveal().encode(), salt, opslimit=operations, memlimit=memory_kib * 1024
-        )
-    )
+def _parts(uri: str) -> tuple[Path, Path | None]:
+    """The key file, and the file with its passphrase. What the options say is never shown: it may be a secret."""
+    try:
+        parts = urlsplit(uri)
+        options = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        raise RootRefused(FORM) from None
+    path = unquote(parts.path)
+    if parts.scheme != "file" or parts.netloc or parts.fragment or not path.startswith("/") or "\0" in path:
+        raise RootRefused(FORM)
+    names = [name for name, _ in options]
+    if {"passphrase", "password", "pin", "pin-value"} & {name.lower() for name in names}:
+        raise RootRefused("keys.root: a passphrase does not stand in a URI: name a passphrase_file")
+    if names not in ([], ["passphrase_file"]):
+        raise RootRefused("keys.root: a `file:` URI has one option, once: `passphrase_file`")
+    if not options:
+        return Path(path), None
+    if not options[0][1].startswith("/") or "\0" in options[0][1]:
+        raise RootRefused("keys.root: passphrase_file must be an absolute path")
+    return Path(path), Path(options[0][1])
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # something is in the way; who reads the file says what
+    return False

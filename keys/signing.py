@@ -48,6 +48,11 @@ def open_note(public: bytes, name: str, note: str) -> str:
     return text
 
 
+def text_of(note: str) -> str:
+    """What a note says, whoever signed it: to learn which key to check it with, and for nothing else."""
+    return note.rpartition("\n\n— ")[0] + "\n"
+
+
 def _written(text: str, name: str, signature: bytes) -> str:
     return f"{text}\n— {name} {base64.b64encode(signature).decode()}\n"
 

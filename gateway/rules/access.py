@@ -30,8 +30,9 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What is stored of an API key."""
+    """What is stored of an API key. `digest_key` is the number of the key that made the digest."""
 
+    digest_key: int
     digest: bytes
     application: Application
 
@@ -42,15 +43,17 @@ class NewApiKey:
 
     key_id: str
     secret: Secret[str]
+    digest_key: int
     digest: bytes
 
 
 class Register:
     """The applications as of one moment, immutable."""
 
-    def __init__(self, credentials: Mapping[str, Credential], digest_key: Secret[bytes]) -> None:
+    def __init__(self, credentials: Mapping[str, Credential], digest_keys: Mapping[int, Secret[bytes]]) -> None:
         self._credentials = credentials
-        self._digest_key = digest_key
+        self._digest_keys = digest_keys
+        self._newest = max(digest_keys)
 
     def identify(self, authorization: str | None, certificate_sans: tuple[str, ...] | None) -> Application:
         """The application that sent these credentials.
@@ -67,7 +70,10 @@ class Register:
             raise NotIdentified
         credential = self._credentials.get(match[1])
         stored = credential.digest if credential else NOBODY
-        require_equal(stored, digest_of(self._digest_key, Secret(key)), NotIdentified())
+        number = credential.digest_key if credential else self._newest
+        # A digest key that is not here: as good as a wrong secret.
+        digest_key = self._digest_keys.get(number, self._digest_keys[self._newest])
+        require_equal(stored, digest_of(digest_key, Secret(key)), NotIdentified())
         if credential is None:
             raise NotIdentified
         application = credential.application
@@ -76,11 +82,12 @@ class Register:
         return application
 
 
-def new_api_key(digest_key: Secret[bytes]) -> NewApiKey:
-    """Make a key with 256 random bits."""
+def new_api_key(digest_keys: Mapping[int, Secret[bytes]]) -> NewApiKey:
+    """Make a key with 256 random bits, its digest under the newest digest key."""
+    number = max(digest_keys)
     key_id = new_id("").removeprefix("_")
     secret = Secret(f"gwk_{key_id}_{secrets.token_urlsafe(32)}")
-    return NewApiKey(key_id, secret, digest_of(digest_key, secret))
+    return NewApiKey(key_id, secret, number, digest_of(digest_keys[number], secret))
 
 
 def digest_of(digest_key: Secret[bytes], key: Secret[str]) -> bytes:

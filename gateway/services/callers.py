@@ -23,13 +23,17 @@ class CredentialStore(Protocol):
 class Callers:
     """The current register of one process."""
 
-    def __init__(self, store: CredentialStore, digest_key: Secret[bytes], clock: Clock) -> None:
+    def __init__(self, store: CredentialStore, digest_keys: Mapping[int, Secret[bytes]], clock: Clock) -> None:
         self._store = store
-        self._digest_key = digest_key
+        self._digest_keys = digest_keys
         self._clock = clock
-        self._register = Register({}, digest_key)
+        self._register = Register({}, digest_keys)
         self._seen_at_s = float("-inf")
         self._looking = asyncio.Lock()
+
+    def renew(self, digest_keys: Mapping[int, Secret[bytes]]) -> None:
+        """Go on with these digest keys: they were rotated."""
+        self._digest_keys = digest_keys
 
     async def register(self) -> Register:
         """The register as of at most two seconds ago; raises `Unavailable` when it cannot be read."""
@@ -45,5 +49,5 @@ class Callers:
         """Read the register now."""
         async with self._looking:
             started_s = self._clock.monotonic()
-            self._register = Register(await self._store.credentials(), self._digest_key)
+            self._register = Register(await self._store.credentials(), self._digest_keys)
             self._seen_at_s = started_s

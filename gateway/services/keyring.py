@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from gateway.errors import Unavailable
 from gateway.services.ports import Clock, KeyStore
-from keys.errors import KeysError, ManifestRefused
+from keys.errors import KeysError
 from keys.keystore import Keystore
+from keys.manifest import require_current
 from keys.ring import Ring
 from keys.root import RootKey
 
@@ -60,11 +61,10 @@ class Keyring:
             seen = max(await self._store.version_seen(), self._last.ring.version if self._last else 0)
             ring = self._last.ring if self._last and self._last.stamp == stamp else None
             if ring is None:
-                ring = await asyncio.to_thread(self._keystore.ring, self._root)
-            if ring.version < seen:
-                raise ManifestRefused(
-                    f"manifest {ring.version} is older than {seen}, which was seen before:"
-                    " put the newest key store back"
-                )
+                ring = await asyncio.to_thread(self._read)
+            require_current(ring.version, ring.written, seen, self._clock.now())
             self._last = Look(ring, stamp, started_s)
             return ring
+
+    def _read(self) -> Ring:
+        return self._keystore.open(self._root).ring()

@@ -14,8 +14,9 @@ from gateway.services.keyring import Keyring
 from gateway.services.ports import CardIndex, Clock, GenerationNotActive, KeyStore, SealedRecord
 from keys import envelope, fingerprint
 from keys.errors import UnknownKey
-from keys.ring import Ring, Use
+from keys.ring import Ring
 from keys.secret import Secret
+from keys.states import Use
 
 CARD = "card"
 DETAILS = "details"

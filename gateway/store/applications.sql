@@ -13,8 +13,8 @@ INSERT INTO gateway.applications (department_id, application_id, name, certifica
 VALUES ($1, $2, $3, $4, $5, now());
 
 -- name: add_key
-INSERT INTO gateway.api_keys (department_id, key_id, application_id, digest, created_at)
-VALUES ($1, $2, $3, $4, now());
+INSERT INTO gateway.api_keys (department_id, key_id, application_id, digest_key, digest, created_at)
+VALUES ($1, $2, $3, $4, $5, now());
 
 -- name: list_applications
 SELECT a.department_id, a.application_id, a.name, a.amount_minor_max, a.revoked_at,

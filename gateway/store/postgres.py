@@ -74,6 +74,7 @@ class Store:
             rows = await connection.fetch(self._sql.applications)
         return {
             row["key_id"]: Credential(
+                row["digest_key"],
                 row["digest"],
                 Application(
                     row["department_id"], row["application_id"], row["amount_minor_max"], row["certificate_san"]

@@ -2,8 +2,8 @@
 
 -- name: insert_audit
 INSERT INTO audit.events
-  (department_id, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+  (department_id, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac_key, mac)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
 -- name: version_seen
 SELECT version FROM gateway.key_manifest;
@@ -19,7 +19,7 @@ SELECT state = 'active' FROM gateway.key_generations WHERE generation = $1;
 
 -- name: applications
 -- Who may call, of every department: read before a department is known.
-SELECT k.key_id, k.digest, a.department_id, a.application_id, a.amount_minor_max, a.certificate_san
+SELECT k.key_id, k.digest_key, k.digest, a.department_id, a.application_id, a.amount_minor_max, a.certificate_san
 FROM gateway.api_keys k JOIN gateway.applications a USING (department_id, application_id)
 WHERE k.revoked_at IS NULL AND a.revoked_at IS NULL;
 
@@ -52,8 +52,8 @@ WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS N
 
 -- name: insert_dek
 -- Inserts nothing unless its generation is active here.
-INSERT INTO gateway.deks (department_id, record_id, generation, wrapped)
-SELECT $1, $2, $3, $4 WHERE EXISTS (SELECT FROM gateway.key_generations WHERE generation = $3 AND state = 'active')
+INSERT INTO gateway.deks (department_id, record_id, first_generation, generation, wrapped)
+SELECT $1, $2, $3, $3, $4 WHERE EXISTS (SELECT FROM gateway.key_generations WHERE generation = $3 AND state = 'active')
 RETURNING generation;
 
 -- name: sealed_token

@@ -9,7 +9,7 @@ from keys.audit import AuditPen, AuditRow, Outcome
 from keys.primitives import new_key
 from tests.gateway.services.conftest import Clock
 
-PEN = AuditPen("api", new_key())
+PEN = AuditPen("api", {1: new_key()})
 CALLER = Application("parks", "app_1", 50_000, None)
 
 

@@ -34,7 +34,7 @@ SERVICE = "POOL"
 ROUTE = "POST /v1/charges"
 GENERATION = 1
 RETIRED = 2
-PEN = AuditPen("api", new_key())
+PEN = AuditPen("api", {1: new_key()})
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of zero seconds: closing sends a reset."""

@@ -1,0 +1,186 @@
+"""The container of a key backup: a set of files that only its named recipients can open.
+
+    "KEYSBACKUP" ‖ 0x01 ‖ header length (4) ‖ header, JSON ‖ nonce (12) ‖ encrypted files ‖ tag (16)
+
+A fresh backup key encrypts the files (AES-256-GCM under a subkey) with everything before the nonce as associated
+data. The header holds that key once for each recipient, in a sealed box, and a commitment to it that is compared
+before anything is decrypted, so that all recipients see the same files. Inside, the files are one MessagePack map
+from relative path to bytes.
+
+A container does not say who made it: anyone can seal to a public key. What lies in it proves itself (the manifest
+is signed under the root), or is compared with the SHA-256 that was registered when the backup was made.
+"""
+
+import re
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+import msgspec
+
+from keys.errors import BackupRefused, BrokenSeal
+from keys.officers import Moment, Officer, OfficerKey, OfficerName, seal_for
+from keys.primitives import commitment, decrypt, encrypt, new_key, require_equal, subkey
+from keys.secret import Secret
+
+MAGIC = b"KEYSBACKUP"
+VERSION = b"\x01"
+LENGTH_BYTES = 4
+HEADER_STARTS = len(MAGIC) + len(VERSION) + LENGTH_BYTES
+HEADER_BYTES_MAX = 64 * 1024
+BYTES_MAX = 64 * 1024 * 1024
+RECIPIENTS_MAX = 100
+PATH_CHARACTERS_MAX = 255
+
+CUT_OR_ALTERED = "the backup was altered or cut short: take another copy of it"
+
+PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""No dot first: neither `..` nor a hidden file; no absolute path, since its first part is empty."""
+
+BackupId = Annotated[str, msgspec.Meta(pattern=r"^backup_[0-9a-f]{32}\Z")]
+
+
+class Recipient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The backup key, sealed for one officer."""
+
+    name: OfficerName
+    sealed: bytes
+
+
+class BackupHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What anyone can read of a backup. Nothing of it is proven before `open_backup`."""
+
+    format: Literal[1]
+    id: BackupId
+    environment: Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,100}\Z")]
+    manifest_version: int
+    created: Moment
+    recipients: tuple[Recipient, ...]
+    commitment: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Who can open it."""
+        return tuple(recipient.name for recipient in self.recipients)
+
+
+def new_backup_id() -> str:
+    """An id that was never used."""
+    return f"backup_{secrets.token_hex(16)}"
+
+
+def seal_backup(
+    files: Mapping[str, bytes],
+    recipients: Sequence[Officer],
+    *,
+    backup_id: str,
+    environment: str,
+    manifest_version: int,
+    created: Moment,
+) -> bytes:
+    """Files by relative path, for these officers and nobody else.
+
+    Raises:
+        BackupRefused: no recipient, one twice, a path that leads elsewhere, or more than 64 MiB.
+        OfficerRefused: a recipient's public key is none.
+    """
+    _require_recipients(recipients)
+    _require_paths(files)
+    key = new_key()
+    header = BackupHeader(
+        format=1,
+        id=backup_id,
+        environment=environment,
+        manifest_version=manifest_version,
+        created=created,
+        recipients=tuple(Recipient(officer.name, seal_for(officer, key)) for officer in recipients),
+        commitment=commitment(key, backup_id).hex(),
+    )
+    encoded = msgspec.json.encode(header)
+    start = MAGIC + VERSION + len(encoded).to_bytes(LENGTH_BYTES, "big") + encoded
+    sealed = start + encrypt(_body_key(key), msgspec.msgpack.encode(dict(files)), start)
+    if len(sealed) > BYTES_MAX:
+        raise BackupRefused(f"a key backup has at most {BYTES_MAX >> 20} MiB: these files are no key store")
+    read_header(sealed)  # what could not be read back is not handed out
+    return sealed
+
+
+def read_header(raw: bytes) -> BackupHeader:
+    """What a backup says of itself; raises `BackupRefused` where it is none."""
+    if len(raw) > BYTES_MAX:
+        raise BackupRefused(f"this file is larger than {BYTES_MAX >> 20} MiB, and no key backup is")
+    if not raw.startswith(MAGIC):
+        raise BackupRefused("this file is not a key backup")
+    if not raw.startswith(MAGIC + VERSION):
+        raise BackupRefused("this key backup is of a version that this release does not read: use a newer one")
+    try:
+        return msgspec.json.decode(raw[HEADER_STARTS : _header_end(raw)], type=BackupHeader)
+    except msgspec.MsgspecError:
+        raise BackupRefused(CUT_OR_ALTERED) from None
+
+
+def open_backup(raw: bytes, name: str, officer_key: OfficerKey) -> Mapping[str, bytes]:
+    """The files of a backup, by relative path, opened by one of its recipients.
+
+    Raises:
+        BackupRefused: not a recipient, not this recipient's key, altered, or a path in it leads elsewhere.
+    """
+    header = read_header(raw)
+    key = _backup_key(header, name, officer_key)
+    end = _header_end(raw)
+    try:
+        files = msgspec.msgpack.decode(decrypt(_body_key(key), raw[end:], raw[:end]), type=dict[str, bytes])
+    except (BrokenSeal, msgspec.MsgspecError):
+        raise BackupRefused(CUT_OR_ALTERED) from None
+    _require_paths(files)
+    return files
+
+
+def _header_end(raw: bytes) -> int:
+    length = int.from_bytes(raw[HEADER_STARTS - LENGTH_BYTES : HEADER_STARTS], "big")
+    if length > HEADER_BYTES_MAX or len(raw) < HEADER_STARTS + length:
+        raise BackupRefused(CUT_OR_ALTERED)
+    return HEADER_STARTS + length
+
+
+def _backup_key(header: BackupHeader, name: str, officer_key: OfficerKey) -> Secret[bytes]:
+    sealed = next((recipient.sealed for recipient in header.recipients if recipient.name == name), None)
+    if sealed is None:
+        raise BackupRefused(f"{header.id} is not sealed for {name}, but for {', '.join(header.names)}")
+    try:
+        key = officer_key.unseal(sealed)
+        expected = commitment(key, header.id)
+    except BrokenSeal:
+        raise BackupRefused(
+            f"{header.id} does not open with this key: use the one that {name} had when it was made,"
+            " or take another copy of it"
+        ) from None
+    require_equal(expected, bytes.fromhex(header.commitment), BackupRefused(CUT_OR_ALTERED))
+    return key
+
+
+def _body_key(key: Secret[bytes]) -> Secret[bytes]:
+    return subkey(key, "backup/v1", "files")
+
+
+def _require_recipients(recipients: Sequence[Officer]) -> None:
+    names = [officer.name for officer in recipients]
+    if not names:
+        raise BackupRefused("a key backup needs a recipient: `--to` names an officer")
+    if len(set(names)) < len(names) or len(names) > RECIPIENTS_MAX:
+        raise BackupRefused(f"the recipients of a key backup are up to {RECIPIENTS_MAX} officers, each named once")
+    for officer in recipients:
+        if officer.removed is not None:
+            raise BackupRefused(f"{officer.name} was removed as an officer and gets no key backup")
+
+
+def _require_paths(paths: Collection[str]) -> None:
+    """Refuse what would be written outside the folder that a backup is restored to, or over another of its files."""
+    for path in paths:
+        if len(path) > PATH_CHARACTERS_MAX or not all(PATH_PART.fullmatch(part) for part in path.split("/")):
+            raise BackupRefused(
+                "a path in this backup leads elsewhere, or is no plain relative path: do not trust it"
+            )
+        if any(str(parent) in paths for parent in PurePosixPath(path).parents):
+            raise BackupRefused("a path in this backup is a file and a folder at once: do not trust it")

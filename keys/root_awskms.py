@@ -1,0 +1,391 @@
+"""A root key in AWS KMS, reached through botocore.
+
+    awskms:alias/gateway-root?region=us-west-2
+    awskms:alias/gateway-root?region=us-west-2&credentials_file=/etc/gateway/aws&endpoint=https://vpce-….amazonaws.com
+
+    0x01 ‖ what KMS Encrypt gave, in a format of its own
+
+The root never leaves KMS: to wrap is its Encrypt, to unwrap its Decrypt, and both are answered for the one key only
+that the URI named when it was opened. So an alias that is pointed elsewhere opens nothing, and no running process
+follows it. What a wrap is bound to travels as the encryption context `{"gateway": base64}`. KMS authenticates it, and
+CloudTrail logs it in clear: it holds ids, never a secret.
+
+The key itself is made by whoever runs the account, with a policy that lets this identity call kms:DescribeKey,
+kms:Encrypt and kms:Decrypt on it. Its rotation inside KMS needs nothing here: KMS keeps the old key material.
+
+Who we are is said by `credentials_file` (an AWS shared credentials file, its `[default]` section, read anew for every
+call, so that renewed keys need no restart), else by what botocore finds: an instance's or container's role, a
+profile. Access keys in the URI or in environment variables are refused. The address is AWS's own for the region, or
+`endpoint`; no environment variable or profile moves it.
+"""
+
+import base64
+import configparser
+import logging
+import os
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+import botocore.session
+from botocore import exceptions as refusals
+from botocore import xform_name
+from botocore.config import Config
+from botocore.credentials import Credentials, ReadOnlyCredentials
+from botocore.parsers import ResponseParserError
+
+from keys.errors import RootRefused, RootUnavailable
+from keys.files import read_private
+from keys.primitives import KEY_BYTES
+from keys.root import Ask
+from keys.secret import Secret
+
+VERSION = b"\x01"
+CIPHERTEXT_BYTES_MAX = 6144  # of KMS Decrypt
+CONNECT_SECONDS = 2.0
+READ_SECONDS = 2.0
+ATTEMPTS_MAX = 3
+CONNECTIONS_MAX = 32
+
+_ID = r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})"
+_ALIAS = r"alias/[A-Za-z0-9/_-]{1,250}"
+KEY = re.compile(rf"{_ID}|{_ALIAS}|arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):[0-9]{{12}}:(?:key/{_ID}|{_ALIAS})")
+REGION = re.compile(r"[a-z]{2,5}(?:-[a-z]+)+-[0-9]{1,2}")
+ENDPOINT = re.compile(r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?/?")
+OPTIONS = {"region", "endpoint", "credentials_file"}
+SECRET_WORDS = ("key", "secret", "token", "pass", "pin")
+
+NOT_OURS = (
+    "this root key does not open the key store: `keys.root` and `keys.store` do not belong together,"
+    " or a key file was swapped or altered"
+)
+NOT_FOUND = "AWS KMS has no key {key} in {region}: check `keys.root`, the region, and whose account this is"
+DISABLED = "the KMS key {key} is disabled: `aws kms enable-key` lets it work again"
+LEAVING = "the KMS key {key} is to be deleted: `aws kms cancel-key-deletion`, then `aws kms enable-key`, keep it"
+WRONG_KIND = "the KMS key {key} cannot be a root: that takes a symmetric key for ENCRYPT_DECRYPT"
+UNSETTLED = "the KMS key {key} is being set up, or is cut off from its store: try again"
+THROTTLED = "AWS KMS refuses for now (throttled): try again"
+TROUBLED = "AWS KMS does not work for now ({code}): try again"
+STRANGER = "AWS does not accept the credentials ({code}): renew them, and check this machine's clock"
+DENIED = (
+    "AWS denies kms:{action} on {key} to these credentials: its key policy, or IAM, must allow"
+    " kms:DescribeKey, kms:Encrypt and kms:Decrypt"
+)
+NO_ANSWER = "AWS KMS does not answer: check the network and `endpoint`, then try again"
+UNTRUSTED = (
+    "the certificate at AWS KMS's address is not trusted: check `endpoint`, or name its authority in AWS_CA_BUNDLE"
+)
+NO_CREDENTIALS = (
+    "there are no AWS credentials that work: name a file with `credentials_file`, or give this machine a role"
+)
+UNKNOWN = "AWS KMS refuses {action} ({code}, an error that this release does not know): CloudTrail tells why"
+SETTINGS = "this machine's AWS settings are in the way ({code}): check the AWS_ variables and ~/.aws/config"
+ENVIRONMENT = (
+    "AWS access keys do not belong in environment variables: unset AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
+    " put them in a private file, and name it in `keys.root` with `credentials_file`"
+)
+GARBLED = "what answers at AWS KMS's address is not AWS KMS: check `endpoint`, and any proxy on the way"
+
+Meaning = tuple[type[RootRefused], str]
+
+STATES: Mapping[str, Meaning] = {
+    "Disabled": (RootRefused, DISABLED),
+    "PendingDeletion": (RootRefused, LEAVING),
+    "PendingReplicaDeletion": (RootRefused, LEAVING),
+    "PendingImport": (RootRefused, "the KMS key {key} has no key material: import it first"),
+    "Creating": (RootUnavailable, UNSETTLED),
+    "Unavailable": (RootUnavailable, UNSETTLED),
+    "Updating": (RootUnavailable, UNSETTLED),
+}
+"""The states in which a key is no root; of those that AWS documents only `Enabled` is missing."""
+
+CODES: Mapping[str, Meaning] = {
+    "InvalidCiphertextException": (RootRefused, NOT_OURS),
+    "IncorrectKeyException": (RootRefused, NOT_OURS),
+    "NotFoundException": (RootRefused, NOT_FOUND),
+    "InvalidArnException": (RootRefused, NOT_FOUND),
+    "DisabledException": (RootRefused, DISABLED),
+    "KMSInvalidStateException": (
+        RootRefused,
+        "the KMS key {key} is to be deleted, or not ready for use: `aws kms describe-key` shows its state",
+    ),
+    "InvalidKeyUsageException": (RootRefused, WRONG_KIND),
+    "AccessDeniedException": (RootRefused, DENIED),
+    **dict.fromkeys(
+        (
+            *("LimitExceededException", "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException"),
+            *("SlowDown", "Throttling", "ThrottledException", "ThrottlingException", "TooManyRequestsException"),
+        ),
+        (RootUnavailable, THROTTLED),
+    ),
+    **dict.fromkeys(
+        (
+            *("DependencyTimeoutException", "InternalFailure", "InternalServerError", "KMSInternalException"),
+            *("KeyUnavailableException", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable"),
+        ),
+        (RootUnavailable, TROUBLED),
+    ),
+    **dict.fromkeys(
+        (
+            *("ExpiredToken", "ExpiredTokenException", "IncompleteSignature", "InvalidClientTokenId"),
+            *("InvalidSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException"),
+            *("NotAuthorized", "OptInRequired", "RequestExpired", "SignatureDoesNotMatch"),
+            "UnrecognizedClientException",
+        ),
+        (RootRefused, STRANGER),
+    ),
+}
+"""The error codes that KMS and AWS's front door give, and what each means to us."""
+
+
+class Place(NamedTuple):
+    """What a URI says."""
+
+    key: str
+    region: str
+    endpoint: str | None
+    credentials_file: Path | None
+
+
+class AwsKmsRoot:
+    """A KMS key, found usable. Threads may share it."""
+
+    def __init__(self, kms: "Kms") -> None:
+        self._kms = kms
+        self._arn = kms.usable_key()
+
+    def wrap(self, secret: Secret[bytes], bound_to: bytes) -> bytes:
+        """See `keys.root.RootKey.wrap`. Raises `RootRefused`, or `RootUnavailable` when trying again may help."""
+        plaintext = secret.reveal()
+        if len(plaintext) != KEY_BYTES:
+            raise ValueError(f"a root key wraps keys of {KEY_BYTES} bytes")
+        answer = self._kms.ask(
+            "Encrypt", KeyId=self._arn, Plaintext=plaintext, EncryptionContext=_encryption_context(bound_to)
+        )
+        ciphertext = answer.get("CiphertextBlob")
+        if answer.get("KeyId") != self._arn or not isinstance(ciphertext, bytes) or not ciphertext:
+            raise RootRefused(GARBLED)
+        return VERSION + ciphertext
+
+    def unwrap(self, wrapped: bytes, bound_to: bytes) -> Secret[bytes]:
+        """See `keys.root.RootKey.unwrap`. Raises `RootUnavailable`, too, when trying again may help."""
+        version, ciphertext = wrapped[:1], wrapped[1:]
+        if version != VERSION or not 0 < len(ciphertext) <= CIPHERTEXT_BYTES_MAX:
+            raise RootRefused(NOT_OURS)
+        # With the key named, KMS refuses what another key made, even where these credentials may use that one.
+        answer = self._kms.ask(
+            "Decrypt", KeyId=self._arn, CiphertextBlob=ciphertext, EncryptionContext=_encryption_context(bound_to)
+        )
+        plaintext = answer.get("Plaintext")
+        if answer.get("KeyId") != self._arn or not isinstance(plaintext, bytes) or len(plaintext) != KEY_BYTES:
+            raise RootRefused(GARBLED)
+        return Secret(plaintext)
+
+
+def create(uri: str, ask: Ask) -> AwsKmsRoot:
+    """Take the key at this URI as the root. It must exist already: making it is for those who run the account."""
+    return open_root(uri, ask)
+
+
+def open_root(uri: str, ask: Ask) -> AwsKmsRoot:  # noqa: ARG001 # every provider has it; here nobody is asked
+    """Look at the key at this URI, once; raises `RootRefused` or `KeystoreRefused` with what to do."""
+    return AwsKmsRoot(Kms(_place(uri)))
+
+
+class Kms:
+    """botocore's client, which threads may share; its errors come out as ours, its texts not at all."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        _silence()
+        try:
+            self._client = _client(place)
+        except refusals.BotoCoreError as error:
+            raise _failure(error) from None
+
+    def usable_key(self) -> str:
+        """The ARN of the URI's key, if it is one that can be a root now."""
+        about = self.ask("DescribeKey", KeyId=self._place.key).get("KeyMetadata", {})
+        arn, state = about.get("Arn"), about.get("KeyState")
+        if not isinstance(arn, str):
+            raise RootRefused(GARBLED)
+        # The state first: of a key that is being created the rest is not told.
+        if state != "Enabled":
+            raise self._refusal(STATES.get(state, (RootRefused, GARBLED)))
+        if (about.get("KeyUsage"), about.get("KeySpec")) != ("ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT"):
+            raise self._refusal((RootRefused, WRONG_KIND))
+        return arn
+
+    def ask(self, action: str, **request: object) -> Mapping[str, Any]:
+        """One call, tried again by botocore while it may help; what went wrong for good is raised as ours."""
+        try:
+            answer: Mapping[str, Any] = getattr(self._client, xform_name(action))(**request)
+        except refusals.ClientError as error:
+            raise self._answered(action, error) from None
+        except refusals.BotoCoreError as error:
+            raise _failure(error) from None
+        except (ResponseParserError, AttributeError, KeyError, TypeError, ValueError):
+            # What botocore's parsers raise at an answer that is no object of KMS's.
+            raise RootRefused(GARBLED) from None
+        return answer
+
+    def _answered(self, action: str, error: refusals.ClientError) -> RootRefused:
+        """The meaning of an error that came with an HTTP answer."""
+        code = error.response.get("Error", {}).get("Code")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in CODES:
+            meaning = CODES[code]
+        else:
+            code = f"HTTP {status}"
+            passing = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            meaning = (RootUnavailable, TROUBLED) if passing else (RootRefused, UNKNOWN)
+        if error.operation_name != action and meaning[0] is RootRefused:
+            meaning = (RootRefused, NO_CREDENTIALS)  # it was STS, asked for the credentials of a role
+        return self._refusal(meaning, code=code, action=action)
+
+    def _refusal(self, meaning: Meaning, *, code: str = "", action: str = "") -> RootRefused:
+        kind, line = meaning
+        return kind(line.format(key=self._place.key, region=self._place.region, code=code, action=action))
+
+
+class _FileCredentials(Credentials):  # type: ignore[misc] # shipped without type information
+    """The access keys of a private file, looked at again for every signature; as a provider it gives itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        super().__init__(*_access_keys(path), method="shared-credentials-file")
+
+    def load_credentials(self) -> "_FileCredentials":
+        return self
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        return ReadOnlyCredentials(*_access_keys(self._path))
+
+
+def _access_keys(path: Path) -> tuple[str, str, str | None]:
+    """Access key, secret key and, of a role, the session token."""
+    parser = configparser.RawConfigParser(default_section="")
+    try:
+        parser.read_string(read_private(path).decode("ascii"))
+        section = parser["default"]
+        found = (section["aws_access_key_id"], section["aws_secret_access_key"], section.get("aws_session_token"))
+    except (configparser.Error, KeyError, UnicodeDecodeError):
+        found = ("", "", None)
+    if not all(re.fullmatch(r"[!-~]+", value) for value in found if value is not None):
+        raise RootRefused(
+            f"{path} must be an AWS credentials file: [default], aws_access_key_id, aws_secret_access_key"
+        )
+    return found
+
+
+def _client(place: Place) -> Any:
+    session = botocore.session.Session()
+    if place.credentials_file is not None:
+        session.register_component("credential_provider", _FileCredentials(place.credentials_file))
+    elif {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} & os.environ.keys():
+        raise RootRefused(ENVIRONMENT)
+    plain = place.endpoint is not None and place.endpoint.startswith("http:")
+    return session.create_client(
+        "kms",
+        region_name=place.region,
+        endpoint_url=place.endpoint,
+        config=Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+            max_pool_connections=CONNECTIONS_MAX,
+            ignore_configured_endpoint_urls=True,
+            proxies={} if plain else None,  # what is not encrypted does not leave this machine through a proxy
+        ),
+    )
+
+
+def _failure(error: refusals.BotoCoreError) -> RootRefused:
+    """The meaning of an error without an HTTP answer."""
+    match error:
+        case refusals.SSLError():
+            return RootRefused(UNTRUSTED)
+        case refusals.ConnectionError() | refusals.HTTPClientError():
+            return RootUnavailable(NO_ANSWER)
+        case (
+            refusals.NoCredentialsError()
+            | refusals.PartialCredentialsError()
+            | refusals.CredentialRetrievalError()
+            | refusals.TokenRetrievalError()
+            | refusals.SSOError()
+            | refusals.ProfileNotFound()
+        ):
+            return RootRefused(NO_CREDENTIALS)
+    return RootRefused(SETTINGS.format(code=type(error).__name__))
+
+
+def _encryption_context(bound_to: bytes) -> dict[str, str]:
+    return {"gateway": base64.b64encode(bound_to).decode()}
+
+
+def _silence() -> None:
+    """Keep botocore out of every log.
+
+    At DEBUG it logs the bodies of requests and answers, and they hold the keys in base64. A level can be set again
+    by whoever turns debugging on, and a filter on a parent does not see its children's records, hence a filter on
+    each of its loggers; all of them exist once `botocore.session` is imported.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "botocore":
+            logging.getLogger(name).addFilter(_nothing)
+
+
+def _nothing(_record: logging.LogRecord) -> bool:
+    return False
+
+
+def _place(uri: str) -> Place:
+    parts = urlsplit(uri)
+    key = KEY.fullmatch(parts.path)
+    if parts.scheme != "awskms" or parts.netloc or parts.fragment or not key:
+        raise RootRefused("keys.root must be `awskms:KEY?region=REGION`, KEY being alias/NAME, a key's id or its ARN")
+    options = _options(parts.query)
+    region, file = options.get("region", ""), options.get("credentials_file")
+    if not REGION.fullmatch(region):
+        raise RootRefused("keys.root: `region` is needed, and must be an AWS region like us-west-2")
+    if key["region"] not in {None, region}:
+        raise RootRefused("keys.root: the ARN is of another region than `region` says")
+    if file is not None and not file.startswith("/"):
+        raise RootRefused("keys.root: credentials_file must be an absolute path")
+    endpoint = _endpoint(options["endpoint"]) if "endpoint" in options else None
+    return Place(parts.path, region, endpoint, Path(file) if file is not None else None)
+
+
+def _options(query: str) -> dict[str, str]:
+    given = parse_qsl(query, keep_blank_values=True)
+    options = dict(given)
+    # No name is quoted: it may be a slip of the pen, and half of a secret.
+    if any(word in name.lower() for name in options.keys() - OPTIONS for word in SECRET_WORDS):
+        raise RootRefused(
+            "keys.root: no secret belongs in a URI: put access keys in a file, named by `credentials_file`"
+        )
+    if len(options) != len(given) or not options.keys() <= OPTIONS:
+        raise RootRefused(
+            "keys.root: an option is unknown or given twice; there are region, endpoint, credentials_file"
+        )
+    return options
+
+
+def _endpoint(given: str) -> str:
+    form = ENDPOINT.fullmatch(given)
+    if form is None or (form[1] == "http" and not _is_loopback(form[2])):
+        raise RootRefused(
+            "keys.root: endpoint must be `https://host[:port]`; plain http is for 127.0.0.1 and [::1] alone"
+        )
+    return given
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,446 @@
+"""A root key that nobody holds: n custodians have a share each, any m of them together make it (SLIP-39).
+
+A share is 33 words for paper. It carries a checksum, the set that it belongs to, and the threshold. What lies on
+disk is a description without a secret:
+
+    {"format": "shares/v1", "identifier": 12345, "threshold": 2, "custodians": [{"name": …, "share": 1}, …],
+     "commitment": …, "created": …}
+
+The root itself is only ever in memory. `keys ceremony unlock` collects the shares once and starts an agent, which
+hands the root to processes of the same user, through a socket, until its time is up.
+
+Fewer shares than the threshold leave at least 2^224 roots possible: SLIP-39 spends 32 bits of the root's 256 on
+knowing the right one when it is rebuilt. A share stays one of this root for ever, so when a custodian leaves, only
+a new root takes away what they could take part in.
+"""
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+from shamir_mnemonic import MnemonicError, Share, combine_mnemonics, generate_mnemonics
+from shamir_mnemonic.wordlist import WORD_INDEX_MAP
+
+from keys.errors import BrokenSeal, KeystoreRefused, RootRefused, RootUnavailable, UnknownFormat
+from keys.files import make_private_directory, read_private, require_private_directory, write_private
+from keys.primitives import KEY_BYTES, commitment, decrypt, encrypt, require_equal, subkey
+from keys.root import Ask
+from keys.secret import Secret
+
+VERSION = b"\x01"
+LABEL = "root/shares/v1"
+WORDS = 33
+THRESHOLD_MIN = 2
+CUSTODIANS_MAX = 16
+NAME_MAX = 64
+TRIES = 3
+
+LOCKED = "the root is locked: `keys ceremony unlock`"
+FETCH, LOCK = b"F", b"L"
+TALK_S = 5.0
+ANSWER_S = 1.0
+SOCKET_PATH_BYTES_MAX = 107
+PEER = struct.Struct("3i")
+"""`struct ucred` of unix(7): process, user and group of whoever is at the other end."""
+
+
+class SharesRoot:
+    """A root key held in this process's memory, as `root_file.FileRoot` is."""
+
+    def __init__(self, root: Secret[bytes]) -> None:
+        self._wrapping = subkey(root, LABEL, "wrap")
+
+    def wrap(self, secret: Secret[bytes], bound_to: bytes) -> bytes:
+        """See `keys.root.RootKey.wrap`."""
+        return VERSION + encrypt(self._wrapping, secret.reveal(), bound_to)
+
+    def unwrap(self, wrapped: bytes, bound_to: bytes) -> Secret[bytes]:
+        """See `keys.root.RootKey.unwrap`."""
+        try:
+            if wrapped[:1] != VERSION:
+                raise UnknownFormat("the wrapped key is of no version that this release reads")
+            return Secret(decrypt(self._wrapping, wrapped[len(VERSION) :], bound_to))
+        except BrokenSeal:
+            raise RootRefused(
+                "this root key does not open the key store: `keys.root` and `keys.store` do not belong together,"
+                " or a key file was swapped or altered"
+            ) from None
+
+
+# --- by URI ---
+
+
+def create(uri: str, ask: Ask) -> SharesRoot:  # noqa: ARG001 # every provider is called alike
+    """Refuse: shares go to several people, one at a time, and that is a ceremony."""
+    path, _ = _parts(uri)
+    if path.exists():
+        raise KeystoreRefused(f"{path} exists already and is never replaced: move it away first")
+    raise RootRefused("a root of shares is made by `keys ceremony split`")
+
+
+def open_root(uri: str, ask: Ask) -> SharesRoot:
+    """Open the root through the agent, where the URI names one that answers; else ask the custodians.
+
+    Raises `RootUnavailable` when nobody answers either, `RootRefused` for wrong shares and a wrong root.
+    """
+    path, agent = _parts(uri)
+    descriptor = read_descriptor(path)
+    if agent is not None:
+        with suppress(RootUnavailable):
+            return SharesRoot(checked(fetch(agent), descriptor))
+    return _ask_all(descriptor, ask).root()
+
+
+def _parts(uri: str) -> tuple[Path, Path | None]:
+    """The description's path and the agent's socket. What is wrong with a URI is said without quoting it."""
+    try:
+        parts = urlsplit(uri)
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        parts, options = urlsplit(""), []
+    if parts.scheme != "shares" or parts.netloc or parts.fragment or not parts.path.startswith("/"):
+        raise RootRefused("keys.root must be `shares:/absolute/path[?agent=/absolute/path]`")
+    if len(options) > 1 or any(name != "agent" for name, _ in options):
+        raise RootRefused("keys.root: `agent` is the only option of `shares:`; shares are typed, never configured")
+    agent = Path(options[0][1]) if options else None
+    if agent is not None and not agent.is_absolute():
+        raise RootRefused("keys.root: agent must be the absolute path of a socket")
+    return Path(unquote(parts.path)), agent
+
+
+def _ask_all(descriptor: "Descriptor", ask: Ask) -> "Collector":
+    collector, said, wrong = Collector(descriptor), "", 0
+    while collector.missing:
+        number = descriptor.threshold - collector.missing + 1
+        try:
+            typed = ask(f"share of custodian {number} of {descriptor.threshold}{said}")
+        except RootRefused:  # nobody is there, as in every service: what helps is the agent
+            raise RootUnavailable(LOCKED) from None
+        try:
+            collector.add(typed)
+            said, wrong = "", 0
+        except RootRefused as error:
+            said, wrong = f" ({error})", wrong + 1
+            if wrong == TRIES:
+                raise
+    return collector
+
+
+# --- what everybody may know ---
+
+
+class Custodian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who holds which share, counted from 1."""
+
+    name: str
+    share: Annotated[int, msgspec.Meta(ge=1, le=CUSTODIANS_MAX)]
+
+
+class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A set of shares, described without a secret."""
+
+    format: Literal["shares/v1"]
+    identifier: Annotated[int, msgspec.Meta(ge=0, lt=1 << 15)]
+    """SLIP-39's number of the set, which begins each of its shares."""
+    threshold: int
+    custodians: tuple[Custodian, ...]
+    commitment: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """`keys.primitives.commitment` of the root, in hexadecimal digits."""
+    created: date
+
+    @property
+    def title(self) -> str:
+        """How people and transcripts call the set."""
+        people = f"{self.threshold} of {len(self.custodians)} custodians"
+        return f"set {self.identifier}, {people}, root {self.commitment[:16]}"
+
+
+def split(secret: Secret[bytes], threshold: int, custodians: Sequence[str]) -> dict[str, Secret[str]]:
+    """Divide a root among custodians: 33 words for each name, any `threshold` of which make the root again.
+
+    Raises:
+        RootRefused: a threshold below 2 or above their number, more than 16, or names that cannot be told apart.
+    """
+    _require_people(threshold, custodians)
+    (mnemonics,) = generate_mnemonics(1, [(threshold, len(custodians))], secret.reveal(), b"")
+    for first in range(len(mnemonics)):  # a share that does not work is found now, not in the emergency
+        turned = [*mnemonics[first:], *mnemonics[:first]][:threshold]
+        require_equal(secret.reveal(), combine_mnemonics(turned), RootRefused("the shares do not work: split again"))
+    return {name: Secret(mnemonic) for name, mnemonic in zip(custodians, mnemonics, strict=True)}
+
+
+def describe(secret: Secret[bytes], shares: Mapping[str, Secret[str]], created: date) -> Descriptor:
+    """The description of what `split` made."""
+    read = {name: Share.from_mnemonic(share.reveal()) for name, share in shares.items()}
+    one = next(iter(read.values()))
+    return Descriptor(
+        format="shares/v1",
+        identifier=one.identifier,
+        threshold=one.member_threshold,
+        custodians=tuple(Custodian(name, share.index + 1) for name, share in read.items()),
+        commitment=commitment(secret, LABEL).hex(),
+        created=created,
+    )
+
+
+def write_descriptor(path: Path, descriptor: Descriptor) -> None:
+    """Write the description; raises `KeystoreRefused` where there is one already."""
+    write_private(path, msgspec.json.format(msgspec.json.encode(descriptor), indent=2) + b"\n", replace=False)
+
+
+def read_descriptor(path: Path) -> Descriptor:
+    """Read the description; raises `RootRefused` or `KeystoreRefused`."""
+    if not path.exists():
+        raise RootRefused(f"{path} does not exist: `keys ceremony split` makes it; later it comes from its backup")
+    try:
+        descriptor = msgspec.json.decode(read_private(path), type=Descriptor)
+        _require_people(descriptor.threshold, [custodian.name for custodian in descriptor.custodians])
+        _require_people(descriptor.threshold, [str(custodian.share) for custodian in descriptor.custodians])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RootRefused):
+        raise RootRefused(f"{path} does not describe a root of shares: restore it from its backup") from None
+    return descriptor
+
+
+def checked(root: Secret[bytes], descriptor: Descriptor) -> Secret[bytes]:
+    """This root, if it is the one described; raises `RootRefused` else."""
+    other = RootRefused("this is not the root that `keys.root` describes: `keys ceremony lock`, then unlock again")
+    require_equal(bytes.fromhex(descriptor.commitment), commitment(root, LABEL), other)
+    return root
+
+
+def _require_people(threshold: int, names: Sequence[str]) -> None:
+    if threshold < THRESHOLD_MIN:
+        raise RootRefused("at least 2 custodians must be needed: else one person alone holds the root")
+    if not threshold <= len(names) <= CUSTODIANS_MAX:
+        raise RootRefused(f"{threshold} custodians are needed, so there must be {threshold} to {CUSTODIANS_MAX}")
+    # They stand on screens and in transcripts: no line breaks, no escape sequences.
+    if not all(name.isprintable() and name == name.strip() and 0 < len(name) <= NAME_MAX for name in names):
+        raise RootRefused(f"a custodian's name must be plain text of at most {NAME_MAX} characters")
+    if len({name.casefold() for name in names}) < len(names):
+        raise RootRefused("every custodian must be another person, with another name")
+
+
+# --- shares coming back ---
+
+
+def plain_words(typed: Secret[str]) -> Secret[str]:
+    """A share as it was dealt: lower case, one space between words."""
+    return Secret(" ".join(typed.reveal().lower().split()))
+
+
+class Collector:
+    """Takes shares one at a time until there are enough."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._descriptor = descriptor
+        self._shares: dict[str, Secret[str]] = {}
+
+    @property
+    def missing(self) -> int:
+        """How many more shares are needed."""
+        return self._descriptor.threshold - len(self._shares)
+
+    @property
+    def awaited(self) -> list[str]:
+        """The custodians who have not given theirs."""
+        return [custodian.name for custodian in self._descriptor.custodians if custodian.name not in self._shares]
+
+    def add(self, mnemonic: Secret[str]) -> str:
+        """Take one share; returns whose it is. Raises `RootRefused`, without a word of it, and stays as it was."""
+        words = plain_words(mnemonic)
+        name = self._owner(_read_share(words))
+        if name in self._shares:
+            raise RootRefused(f"the share of {name} was given already: now another custodian")
+        if not self.missing:
+            raise RootRefused("there are enough shares already")
+        self._shares[name] = words
+        return name
+
+    def secret(self) -> Secret[bytes]:
+        """The root itself, for the agent; raises `RootRefused` when shares are missing or make another root."""
+        if self.missing:
+            raise RootRefused(f"{self.missing} more of {self._descriptor.threshold} shares are needed")
+        other = RootRefused("these shares do not make this key store's root")
+        try:
+            root = Secret(combine_mnemonics(share.reveal() for share in self._shares.values()))
+        except MnemonicError:
+            raise other from None
+        require_equal(bytes.fromhex(self._descriptor.commitment), commitment(root, LABEL), other)
+        return root
+
+    def root(self) -> SharesRoot:
+        """The root, ready to use; raises as `secret` does."""
+        return SharesRoot(self.secret())
+
+    def _owner(self, share: Share) -> str:
+        names = {custodian.share: custodian.name for custodian in self._descriptor.custodians}
+        described = (self._descriptor.identifier, self._descriptor.threshold, 1, KEY_BYTES)
+        given = (share.identifier, share.member_threshold, share.group_count, len(share.value))
+        if given != described or share.index + 1 not in names:
+            raise RootRefused(
+                f"this share is of another set than number {self._descriptor.identifier}, which is needed"
+            )
+        return names[share.index + 1]
+
+
+def _read_share(words: Secret[str]) -> Share:
+    listed = words.reveal().split()
+    if len(listed) != WORDS:
+        raise RootRefused(f"a share has {WORDS} words, and {len(listed)} were typed: type it again")
+    strange = [str(number) for number, word in enumerate(listed, 1) if word not in WORD_INDEX_MAP]
+    if strange:
+        # Their number only: to offer the word that was meant would help whoever guesses.
+        which = "word" if len(strange) == 1 else "words"
+        raise RootRefused(f"not in the list of words: {which} {', '.join(strange)}; type the share again")
+    try:
+        return Share.from_mnemonic(words.reveal())
+    except MnemonicError:
+        raise RootRefused(
+            "the checksum is wrong: a word was mistaken, or two exchanged; type the share again"
+        ) from None
+
+
+# --- the agent ---
+
+
+def serve_unlocked(
+    root: Secret[bytes],
+    path: Path,
+    seconds: float,
+    *,
+    clock: Callable[[], float],
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Hand the root to processes of this user until the time is up or `lock` is called; then remove the socket.
+
+    Blocks for so many seconds by `clock`, which only goes forward; calls `ready` once the socket answers. The
+    caller lets its own reference to the root go afterwards, and turns SIGTERM into an exception; what an agent
+    that was killed leaves of its socket, the next one removes.
+
+    Raises:
+        RootRefused: another agent serves there, or no socket can be made there.
+        KeystoreRefused: others could enter the directory.
+    """
+    # `told` is left last: whoever locks us learns it when everything is gone.
+    with ExitStack() as told, _alone(path), _listening(path) as listener:
+        ready()
+        _serve(root, listener, clock() + seconds, clock, told)
+
+
+def fetch(path: Path) -> Secret[bytes]:
+    """The root, from the agent; the caller checks it with `checked`. Raises `RootUnavailable` when none answers."""
+    with _talking(path, FETCH) as agent:
+        raw = agent.recv(KEY_BYTES + 1)
+    if len(raw) != KEY_BYTES:
+        raise RootUnavailable(LOCKED)
+    return Secret(raw)
+
+
+def is_unlocked(path: Path) -> bool:
+    """Whether an agent answers there."""
+    try:
+        fetch(path)
+    except RootUnavailable:
+        return False
+    return True
+
+
+def lock(path: Path) -> bool:
+    """Stop the agent; returns, once its socket is gone, whether there was one."""
+    try:
+        with _talking(path, LOCK) as agent:
+            agent.recv(1)  # ends when the agent does
+    except RootUnavailable:
+        return False
+    return True
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock that one agent may hold: the kernel takes it away when the process ends, however it ends."""
+    make_private_directory(path.parent)
+    require_private_directory(path.parent)
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise RootRefused(f"{path} is too long for a socket: at most {SOCKET_PATH_BYTES_MAX} bytes")
+    beside = path.with_name(f"{path.name}.lock")
+    with ExitStack() as held:
+        try:
+            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RootRefused(f"the root is unlocked at {path} already: `keys ceremony lock` first") from None
+        except OSError as error:
+            raise RootRefused(f"{beside} cannot be made ({error.strerror})") from None
+        yield
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        try:
+            if path.is_socket():
+                path.unlink()  # of an agent that was killed, for we hold the lock
+            listener.bind(str(path))
+            path.chmod(0o600)
+            listener.listen()
+        except OSError as error:
+            raise RootRefused(f"{path} cannot be made ({error.strerror})") from None
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _serve(
+    root: Secret[bytes], listener: socket.socket, ends: float, clock: Callable[[], float], told: ExitStack
+) -> None:
+    while (left := ends - clock()) > 0:
+        listener.settimeout(left)
+        try:
+            caller, _ = listener.accept()
+        except TimeoutError:
+            return
+        if _answer(caller, root) == LOCK:
+            told.callback(caller.close)
+            return
+        caller.close()
+
+
+def _answer(caller: socket.socket, root: Secret[bytes]) -> bytes:
+    caller.settimeout(ANSWER_S)
+    with suppress(OSError):  # who goes away or is too slow costs nobody else anything
+        if _user(caller) != os.geteuid():
+            return b""
+        asked = caller.recv(1)
+        if asked == FETCH:
+            caller.sendall(root.reveal())
+        return asked
+    return b""
+
+
+@contextmanager
+def _talking(path: Path, request: bytes) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
+        agent.settimeout(TALK_S)
+        try:
+            agent.connect(str(path))
+            if _user(agent) != os.geteuid():
+                raise RootRefused(f"{path} is served by another user: name the agent of this one in keys.root")
+            agent.sendall(request)
+            yield agent
+        except OSError:  # no socket, nobody behind it, or nobody who answers
+            raise RootUnavailable(LOCKED) from None
+
+
+def _user(other: socket.socket) -> int:
+    _process, user, _group = PEER.unpack(other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
+    return int(user)

@@ -1,0 +1,228 @@
+"""Changes of the key store, in an order that a power cut may interrupt anywhere and a fleet follows without a pause.
+
+    1  the mirror in the database allows the new key        writers with the old ring still work
+    2  the manifest is published                            writers take up the new ring within two seconds
+    3  the mirror forbids the old key                       whoever still uses it is refused, looks again, and goes on
+    4  every transaction older than that has ended          nothing can be written under the old key any more
+    5  version and audit row are committed                  the act is complete
+
+Steps 3 to 5 follow from the manifest alone, so whichever command comes next finishes an act that broke off after 2
+(`begin`); one that broke off before it has changed nothing. None of this opens a record.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
+from keys.deks import DekTable
+from keys.errors import KeyRefused
+from keys.files import remove_private
+from keys.keystore import OpenKeystore, new_entry
+from keys.manifest import KEYSTORE, Act, KeyEntry, Manifest, Purpose, require_current
+from keys.primitives import new_key
+from keys.process_keys import make_process_key
+from keys.states import State
+
+ALONE = "keys"
+"""The actor of what one person may do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Who stands behind an act for two: the officers' request that was approved, or nobody."""
+
+    actor: str = ALONE
+    request: str = ""
+    despite: bool = False
+    """Whether the officers said in writing that the recovery window and the backups do not matter."""
+
+
+@dataclass(slots=True)
+class Rotation:
+    """One command's hold on the key store. Made by `begin`."""
+
+    keys: OpenKeystore
+    table: DekTable
+    pen: AuditPen
+    secrets: Path
+    finished: Act | None = None
+    """The interrupted act that `begin` completed."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as it is now."""
+        return self.keys.manifest
+
+    async def begin(self, now: datetime) -> "Rotation":
+        """Take the lock, refuse an older manifest, finish what an interrupted command left."""
+        await self.table.lock()
+        seen = await self.table.version_seen()
+        require_current(self.manifest.version, self.manifest.written, seen, now)
+        for path in self.keys.foreign():
+            remove_private(path)
+            await self.table.record(self._row("key.foreign", Outcome.REFUSED, path.name, now))
+        if self.manifest.version > seen:
+            await self._complete(now)
+            self.finished = self.manifest.act
+        return self
+
+    async def prepare(self, now: datetime) -> KeyEntry:
+        """A pending generation: it exists, can be backed up, and protects nothing yet."""
+        for key in self.manifest.of("kek"):
+            if key.state is State.PENDING:
+                return key
+        made = self.keys.make_key("kek", State.PENDING, now)
+        await self._change(self.manifest.with_key(made), Act("prepare", made.id), now)
+        return made
+
+    async def rotate(self, now: datetime) -> KeyEntry:
+        """A new generation protects what is new; the old one is retired."""
+        old = self.manifest.active("kek")
+        new, following = self._successor(now)
+        await self._change(following.moved(old, State.RETIRED, now), Act("rotate", new.id), now)
+        return new
+
+    async def retire(self, number: int, now: datetime) -> KeyEntry:
+        """Take a generation out of use for what is new; the active one only where a prepared one takes over."""
+        key = self.manifest.key("kek", number)
+        if key.state is State.RETIRED:
+            return key
+        if key.state is State.ACTIVE and any(k.state is State.PENDING for k in self.manifest.of("kek")):
+            await self.rotate(now)
+            return self.manifest.key("kek", number)
+        if key.state is State.ACTIVE:
+            raise KeyRefused(f"{key.title} is the active one: `keys rotate` makes its successor and retires it")
+        raise KeyRefused(f"{key.title} is {key.state}: only the active generation can be retired")
+
+    async def rotate_fingerprint(self, now: datetime) -> KeyEntry:
+        """A new version of the card index; `gateway reseal` builds it beside the old one."""
+        versions = self.manifest.of("fingerprint")
+        if any(key.state is State.RETIRED for key in versions):
+            raise KeyRefused(
+                "an older fingerprint key still stands: run `gateway reseal`, then `keys destroy` it, before the next"
+            )
+        old, new = self.manifest.active("fingerprint"), self.keys.make_key("fingerprint", State.ACTIVE, now)
+        following = self.manifest.with_key(new).moved(old, State.RETIRED, now)
+        await self._change(following, Act("rotate-fingerprint", new.id), now)
+        return new
+
+    async def renew(self, purpose: Purpose, holder: str, now: datetime) -> KeyEntry:
+        """A new key of another purpose; the old one is kept as long as something may still need it."""
+        old = self.manifest.active(purpose, holder)
+        if purpose == "manifest-signing":
+            return await self._renew_signing(old, now)
+        if holder == KEYSTORE:
+            new = self.keys.make_key(purpose, State.ACTIVE, now)
+        else:
+            number = self.manifest.next_number(purpose, holder)
+            key = make_process_key(self.secrets, holder, purpose, number)
+            new = new_entry(key, purpose, number, now, holder=holder)
+        await self._change(self.manifest.with_key(new).moved(old, State.RETIRED, now), Act("renew", new.id), now)
+        return new
+
+    async def compromise(self, number: int, approval: Approval, now: datetime) -> KeyEntry:
+        """Stop a generation's use for what is new, at once; where it was the active one, another takes over."""
+        key, following = self.manifest.key("kek", number), self.manifest
+        if key.state is State.ACTIVE:
+            # Never a prepared one: who could take this key may have taken that.
+            following = following.with_key(self.keys.make_key("kek", State.ACTIVE, now))
+        following = following.moved(key, State.COMPROMISED, now)
+        await self._change(following, Act("compromise", key.id, approval.actor, approval.request), now)
+        return self.manifest.key("kek", number)
+
+    async def destroy(
+        self, purpose: Purpose, number: int, approval: Approval, recovery: timedelta, now: datetime
+    ) -> KeyEntry:
+        """Destroy a key on which nothing depends any more. Its entry stays, as evidence."""
+        key = self.manifest.key(purpose, number)
+        following = self.manifest.moved(key, State.DESTROYED, now)
+        await self.require_unused(key)
+        if purpose == "kek" and not approval.despite:
+            await self.require_unrecoverable(key, recovery, now)
+        await self._change(following, Act("destroy", key.id, approval.actor, approval.request), now)
+        self.keys.discard(key.id)
+        return self.manifest.key(purpose, number)
+
+    async def change(self, following: Manifest, act: Act, now: datetime) -> None:
+        """Any other change of the manifest: officers, roots, backups."""
+        await self._change(following, act, now)
+
+    async def require_unused(self, key: KeyEntry) -> None:
+        """Refuse while something depends on a key."""
+        await self.table.await_writers()
+        for count, what, remedy in await self._dependents(key):
+            if count:
+                raise KeyRefused(f"{key.title} cannot be destroyed: {count:,} {what}; {remedy}")
+
+    async def require_unrecoverable(self, key: KeyEntry, recovery: timedelta, now: datetime) -> None:
+        """Refuse while a backup of the database or of the key store could still need a generation."""
+        emptied = await self.table.emptied_at(key.number)
+        if emptied is not None and now < emptied + recovery:
+            raise KeyRefused(
+                f"{key.title} may be needed to restore a database backup until {emptied + recovery:%Y-%m-%d}:"
+                " wait, or let two officers say with --despite-backups that it may go"
+            )
+        for backup in self.manifest.backups:
+            if backup.forgotten is None and key.number in backup.generations:
+                raise KeyRefused(
+                    f"{key.title} lies in key backup {backup.id}: destroy that copy and say so with"
+                    f" `keys backup forget {backup.id}`, or let two officers say --despite-backups"
+                )
+
+    async def _dependents(self, key: KeyEntry) -> Sequence[tuple[int, str, str]]:
+        if key.purpose == "kek":
+            wrapped = (await self.table.counts()).get(key.number, 0)
+            exposed = await self.table.exposed([key.number]) if key.state is State.COMPROMISED else 0
+            return (
+                (exposed, "records still have a data key that it could tell", "run `gateway reseal`"),
+                (wrapped, "records depend on it", "run `keys rewrap`"),
+            )
+        if key.purpose == "fingerprint":
+            newer = self.manifest.active("fingerprint").number
+            parts = (await self.table.card_parts()).get(key.number, 0)
+            missing = await self.table.not_indexed_anew(key.number, newer)
+            return ((missing + parts, "cards are known by it alone", "run `gateway reseal`"),)
+        if key.purpose != "hpke":
+            raise KeyRefused(f"{key.title} is not destroyed by hand: what it signed must stay checkable")
+        return ()
+
+    def _successor(self, now: datetime) -> tuple[KeyEntry, Manifest]:
+        """The generation that becomes active: the prepared one where there is one."""
+        for key in self.manifest.of("kek"):
+            if key.state is State.PENDING:
+                return key, self.manifest.moved(key, State.ACTIVE, now)
+        made = self.keys.make_key("kek", State.ACTIVE, now)
+        return made, self.manifest.with_key(made)
+
+    async def _renew_signing(self, old: KeyEntry, now: datetime) -> KeyEntry:
+        # The manifest is signed with the new key, and the old one goes at once: with it, yesterday's manifest could
+        # be signed anew.
+        self.keys.require_one_root()
+        seed = new_key()
+        new = new_entry(seed, "manifest-signing", self.manifest.next_number("manifest-signing"), now)
+        self.keys.store.add_key(self.keys.root, self.keys.root_number, seed, new)
+        following = self.manifest.with_key(new).moved(old, State.RETIRED, now)
+        following = following.moved(following.key("manifest-signing", old.number), State.DESTROYED, now)
+        self.keys = self.keys.publish(following, Act("renew", new.id), now, signing=seed)
+        self.keys.discard(old.id)
+        await self._complete(now)
+        return new
+
+    async def _change(self, following: Manifest, act: Act, now: datetime) -> None:
+        await self.table.announce(following)
+        self.keys = self.keys.publish(following, act, now)
+        await self._complete(now)
+
+    async def _complete(self, now: datetime) -> None:
+        await self.table.mirror(self.manifest)
+        await self.table.await_writers()
+        act = self.manifest.act
+        row = self._row(f"keys.{act.name}", Outcome.DONE, act.subject, now, act.actor, act.request)
+        await self.table.settle(self.manifest.version, row)
+
+    def _row(
+        self, event: str, outcome: Outcome, subject: str, now: datetime, actor: str = ALONE, reason: str = ""
+    ) -> AuditRow:
+        return self.pen.row(AuditEvent(CITY, event, outcome, actor, subject, reason), now)
