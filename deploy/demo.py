@@ -48,7 +48,11 @@ STOP_S = 25.0
 RESTART_PAUSE_S = 0.5
 PASSWORD_BYTES = 24
 MARKER = ".lock"
-LAID_OUT = ("gateway.toml", "demo.json", "roles.sql", "tls", "secrets", "root", "keystore", "postgres", "stub", "log")
+OFFICERS = ("security", "security2")
+LAID_OUT = (
+    *("gateway.toml", "demo.json", "roles.sql", "tls", "secrets", "root", "keystore", "officers", "postgres", "stub"),
+    "log",
+)
 TEST_CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": time.gmtime().tm_year + 2}
 
 
@@ -111,6 +115,10 @@ class Place:
         """A secret file of one process."""
         return self.home / "secrets" / process / name
 
+    def officer(self, name: str, kind: str) -> Path:
+        """An officer's `key`, and the file with its `passphrase`."""
+        return self.home / "officers" / f"{name}.{kind}"
+
     @property
     def api(self) -> str:
         """The public API."""
@@ -141,6 +149,7 @@ class Demo:
         await self._step("PostgreSQL", self._database)
         await self._step("schema", lambda: self._command("gateway", "migrate"))
         await self._step("keys", self._keys)
+        await self._step("key officers", self._officers)
         await self._step("departments and applications", self._applications)
         await self._step("processor stub", lambda: self._serve("stub"))
         await self._step("api", lambda: self._serve("api"))
@@ -186,6 +195,8 @@ class Demo:
     async def _secrets(self) -> None:
         for process in roles.PROCESSES:
             _keep(self.place.secret(process, "database.password"))
+        for officer in OFFICERS:
+            _keep(self.place.officer(officer, "passphrase"))
         credential = _keep(self.place.secret("stub", "processor.credential"))
         write_private(self.place.secret("api", "processor.credential"), credential.reveal().encode(), replace=True)
         _keep(self._home / "root" / "passphrase")
@@ -262,6 +273,16 @@ class Demo:
         await self._command("keys", "init")
         return "root, generation 1, fingerprint key"
 
+    async def _officers(self) -> str:
+        listed = json.loads(await self._command("keys", "officer", "list", "--json"))
+        known = {officer["name"] for officer in listed["officers"]}
+        for name in OFFICERS:
+            if name not in known:
+                key, passphrase = self.place.officer(name, "key"), self.place.officer(name, "passphrase")
+                arguments = ("--key", str(key), "--key-passphrase-file", str(passphrase), "--acknowledge")
+                await self._command("keys", "officer", "add", name, *arguments)
+        return ", ".join(OFFICERS)
+
     async def _applications(self) -> None:
         connection = await asyncpg.connect(self._owner_dsn())
         sql = load_queries("gateway.store", "applications.sql")
@@ -334,6 +355,13 @@ class Demo:
             "ca": str(tls / "ca.pem"),
             "database": self._owner_dsn(),
             "apps": apps,
+            "officers": {
+                name: {
+                    "key": str(place.officer(name, "key")),
+                    "passphrase_file": str(place.officer(name, "passphrase")),
+                }
+                for name in OFFICERS
+            },
             "processor_key": place.secret("stub", "processor.credential").read_text(),
         }
         write_private(self._home / "demo.json", (json.dumps(content, indent=2) + "\n").encode(), replace=True)

@@ -116,7 +116,7 @@ def read_header(raw: bytes) -> BackupHeader:
         raise BackupRefused("this key backup is of a version that this release does not read: use a newer one")
     try:
         return msgspec.json.decode(raw[HEADER_STARTS : _header_end(raw)], type=BackupHeader)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError):  # text that is no UTF-8 is no error of msgspec's
         raise BackupRefused(CUT_OR_ALTERED) from None
 
 
@@ -131,7 +131,7 @@ def open_backup(raw: bytes, name: str, officer_key: OfficerKey) -> Mapping[str, 
     end = _header_end(raw)
     try:
         files = msgspec.msgpack.decode(decrypt(_body_key(key), raw[end:], raw[:end]), type=dict[str, bytes])
-    except (BrokenSeal, msgspec.MsgspecError):
+    except (BrokenSeal, msgspec.MsgspecError, UnicodeError):
         raise BackupRefused(CUT_OR_ALTERED) from None
     _require_paths(files)
     return files
@@ -150,13 +150,12 @@ def _backup_key(header: BackupHeader, name: str, officer_key: OfficerKey) -> Sec
         raise BackupRefused(f"{header.id} is not sealed for {name}, but for {', '.join(header.names)}")
     try:
         key = officer_key.unseal(sealed)
-        expected = commitment(key, header.id)
     except BrokenSeal:
         raise BackupRefused(
             f"{header.id} does not open with this key: use the one that {name} had when it was made,"
             " or take another copy of it"
         ) from None
-    require_equal(expected, bytes.fromhex(header.commitment), BackupRefused(CUT_OR_ALTERED))
+    require_equal(bytes.fromhex(header.commitment), commitment(key, header.id), BackupRefused(CUT_OR_ALTERED))
     return key
 
 
@@ -182,5 +181,6 @@ def _require_paths(paths: Collection[str]) -> None:
             raise BackupRefused(
                 "a path in this backup leads elsewhere, or is no plain relative path: do not trust it"
             )
+    for path in paths:
         if any(str(parent) in paths for parent in PurePosixPath(path).parents):
             raise BackupRefused("a path in this backup is a file and a folder at once: do not trust it")

@@ -103,10 +103,17 @@ def _ceremony(terminal: Terminal, transcript: Transcript, deadline_s: float) -> 
         with terminal.within(deadline_s, "the ceremony"):
             yield
     except BaseException as error:
-        clear_frames(error.__traceback__)  # else a handler, or a log of locals, would still hold the root
+        _let_go(error)
         # Our own words only: what else may end a ceremony could quote anything.
         transcript.note("ended without result", str(error) if isinstance(error, RootRefused) else "interrupted")
         raise
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames behind an error and the errors behind it: a handler, or a log of locals, holds no root."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 # --- dealing ---
@@ -165,7 +172,7 @@ def _typed_back(terminal: Terminal, name: str, share: Secret[str]) -> bool:
 def _difference(typed: list[str], shown: list[str]) -> str:
     """Where to look, by number. This person was shown the words a moment ago, so it tells nobody anything new."""
     if len(typed) != len(shown):
-        return f"That were {len(typed)} words; {len(shown)} were shown."
+        return f"{len(typed)} words were typed, {len(shown)} were shown."
     wrong = [str(number) for number, pair in enumerate(zip(typed, shown, strict=True), 1) if len(set(pair)) > 1]
     return f"Not what was shown: word {', '.join(wrong)}. Look at your paper."
 

@@ -218,6 +218,13 @@ class OpenKeystore:
         write_private(self.store.directory / MANIFEST, sign_manifest(following, seed), replace=True)
         return OpenKeystore(self.store, self.root, self.root_number, seed, following)
 
+    def copy_under(self, root: RootKey, number: int) -> None:
+        """Wrap every key of the store under another root, too; no manifest names that root yet."""
+        self.require_one_root()
+        for entry in self.manifest.keys:
+            if entry.holder == KEYSTORE and entry.state is not State.DESTROYED:
+                self.store.add_key(root, number, self.secret(entry), entry)
+
     def discard(self, key_id: str) -> None:
         """Overwrite and remove a wrapped key, under every root. Copies elsewhere are `keys.backup`'s concern."""
         for root in self.manifest.roots:

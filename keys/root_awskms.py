@@ -59,10 +59,8 @@ ENDPOINT = re.compile(r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]
 OPTIONS = {"region", "endpoint", "credentials_file"}
 SECRET_WORDS = ("key", "secret", "token", "pass", "pin")
 
-NOT_OURS = (
-    "this root key does not open the key store: `keys.root` and `keys.store` do not belong together,"
-    " or a key file was swapped or altered"
-)
+NOT_TOGETHER = "`keys.root` and `keys.store` do not belong together"
+NOT_OURS = f"this root key does not open the key store: {NOT_TOGETHER}, or a key file was swapped or altered"
 NOT_FOUND = "AWS KMS has no key {key} in {region}: check `keys.root`, the region, and whose account this is"
 DISABLED = "the KMS key {key} is disabled: `aws kms enable-key` lets it work again"
 LEAVING = "the KMS key {key} is to be deleted: `aws kms cancel-key-deletion`, then `aws kms enable-key`, keep it"
@@ -243,6 +241,8 @@ class Kms:
             code = f"HTTP {status}"
             passing = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
             meaning = (RootUnavailable, TROUBLED) if passing else (RootRefused, UNKNOWN)
+        if code == "AccessDeniedException" and action == "Decrypt":
+            meaning = (RootRefused, f"{DENIED}; or {NOT_TOGETHER}")  # AWS does not say whether it knows such a key
         if error.operation_name != action and meaning[0] is RootRefused:
             meaning = (RootRefused, NO_CREDENTIALS)  # it was STS, asked for the credentials of a role
         return self._refusal(meaning, code=code, action=action)

@@ -46,6 +46,8 @@ ROOT_KEY: Mapping[Attribute, Any] = {
     Attribute.CLASS: ObjectClass.SECRET_KEY,
     Attribute.KEY_TYPE: KeyType.AES,
     Attribute.VALUE_LEN: KEY_BYTES,
+    Attribute.ENCRYPT: True,
+    Attribute.DECRYPT: True,
     **OUT_OF_REACH,
 }
 """What the key must be, whoever made it."""
@@ -340,16 +342,15 @@ def _the_one(found: list[pkcs11.Object], where: Where) -> Key:
     if wrong:
         raise RootRefused(
             f"the {name} cannot be the root key, for its {', '.join(wrong)}:"
-            " it must be an AES key of 256 bits, private, sensitive, and never extractable"
+            " it must be an AES key of 256 bits for encryption, private, sensitive and not extractable"
         )
     return found[0]
 
 
 def _read(key: pkcs11.Object, attribute: Attribute) -> Any:
-    try:
+    with suppress(pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive):
         return key[attribute]
-    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive):
-        return None
+    return None
 
 
 def _prove(key: Key) -> None:

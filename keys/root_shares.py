@@ -116,6 +116,16 @@ def _parts(uri: str) -> tuple[Path, Path | None]:
     return Path(unquote(parts.path)), agent
 
 
+def descriptor_path(uri: str) -> Path:
+    """Where the description of the shares lies."""
+    return _parts(uri)[0]
+
+
+def agent_path(uri: str) -> Path | None:
+    """The socket through which an unlocked root is fetched, where the URI names one."""
+    return _parts(uri)[1]
+
+
 def _ask_all(descriptor: "Descriptor", ask: Ask) -> "Collector":
     collector, said, wrong = Collector(descriptor), "", 0
     while collector.missing:

@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
+
 from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
 from keys.deks import DekTable
 from keys.errors import KeyRefused
 from keys.files import remove_private
 from keys.keystore import OpenKeystore, new_entry
-from keys.manifest import KEYSTORE, Act, KeyEntry, Manifest, Purpose, require_current
+from keys.manifest import KEYSTORE, Act, KeyEntry, Manifest, Purpose, RootEntry, require_current
 from keys.primitives import new_key
 from keys.process_keys import make_process_key
-from keys.states import State
+from keys.root import RootKey
+from keys.states import State, require_move
 
 ALONE = "keys"
 """The actor of what one person may do."""
@@ -112,7 +115,8 @@ class Rotation:
         """A new key of another purpose; the old one is kept as long as something may still need it."""
         old = self.manifest.active(purpose, holder)
         if purpose == "manifest-signing":
-            return await self._renew_signing(old, now)
+            self.keys.require_one_root()
+            return await self._sign_anew(self.manifest, Act("renew", old.id), now)
         if holder == KEYSTORE:
             new = self.keys.make_key(purpose, State.ACTIVE, now)
         else:
@@ -145,6 +149,45 @@ class Rotation:
         self.keys.discard(key.id)
         return self.manifest.key(purpose, number)
 
+    async def add_root(self, root: RootKey, entry: RootEntry, approval: Approval, now: datetime) -> None:
+        """Wrap every key under another root as well; processes with either root follow. No record is touched."""
+        self.keys.copy_under(root, entry.number)
+        old = self.manifest.root
+        require_move(f"root {old.number}", old.state, State.RETIRED)
+        retired = msgspec.structs.replace(old, state=State.RETIRED, since=now)
+        roots = (*(retired if r.number == old.number else r for r in self.manifest.roots), entry)
+        following = msgspec.structs.replace(self.manifest, roots=roots)
+        await self._change(
+            following, Act("replace-root", f"root-{entry.number}", approval.actor, approval.request), now
+        )
+
+    async def drop_old_roots(self, now: datetime) -> Sequence[int]:
+        """The second half: keys are wrapped under the new root alone, and the manifest has a new signing key."""
+        active = self.manifest.root
+        old = [r.number for r in self.manifest.roots if r.state is State.RETIRED]
+        if not old:
+            raise KeyRefused("no root is being replaced: nothing to finish")
+        if self.keys.root_number != active.number:
+            raise KeyRefused(
+                f"keys.root still names the old root: set it to root {active.number} ({active.location}), restart"
+                " every process, and run this again"
+            )
+        roots = tuple(
+            msgspec.structs.replace(r, state=State.DESTROYED, since=now) if r.number in old else r
+            for r in self.manifest.roots
+        )
+        following = msgspec.structs.replace(self.manifest, roots=roots)
+        await self._sign_anew(following, Act("drop-root", f"root-{active.number}"), now)
+        for path in self.keys.foreign():
+            remove_private(path)
+        return old
+
+    async def settle(self, now: datetime) -> None:
+        """Bring the database's mirror up to the manifest: after a restore it may know of less."""
+        await self.table.mirror(self.manifest)
+        row = self._row("keys.restore", Outcome.DONE, f"manifest-{self.manifest.version}", now)
+        await self.table.settle(self.manifest.version, row)
+
     async def change(self, following: Manifest, act: Act, now: datetime) -> None:
         """Any other change of the manifest: officers, roots, backups."""
         await self._change(following, act, now)
@@ -168,7 +211,7 @@ class Rotation:
             if backup.forgotten is None and key.number in backup.generations:
                 raise KeyRefused(
                     f"{key.title} lies in key backup {backup.id}: destroy that copy and say so with"
-                    f" `keys backup forget {backup.id}`, or let two officers say --despite-backups"
+                    f" `keys backup --forget {backup.id}`, or let two officers say --despite-backups"
                 )
 
     async def _dependents(self, key: KeyEntry) -> Sequence[tuple[int, str, str]]:
@@ -196,16 +239,14 @@ class Rotation:
         made = self.keys.make_key("kek", State.ACTIVE, now)
         return made, self.manifest.with_key(made)
 
-    async def _renew_signing(self, old: KeyEntry, now: datetime) -> KeyEntry:
-        # The manifest is signed with the new key, and the old one goes at once: with it, yesterday's manifest could
-        # be signed anew.
-        self.keys.require_one_root()
-        seed = new_key()
+    async def _sign_anew(self, following: Manifest, act: Act, now: datetime) -> KeyEntry:
+        # The old signing key goes at once: with it, yesterday's manifest could be signed anew.
+        old, seed = self.manifest.active("manifest-signing"), new_key()
         new = new_entry(seed, "manifest-signing", self.manifest.next_number("manifest-signing"), now)
         self.keys.store.add_key(self.keys.root, self.keys.root_number, seed, new)
-        following = self.manifest.with_key(new).moved(old, State.RETIRED, now)
+        following = following.with_key(new).moved(old, State.RETIRED, now)
         following = following.moved(following.key("manifest-signing", old.number), State.DESTROYED, now)
-        self.keys = self.keys.publish(following, Act("renew", new.id), now, signing=seed)
+        self.keys = self.keys.publish(following, act, now, signing=seed)
         self.keys.discard(old.id)
         await self._complete(now)
         return new

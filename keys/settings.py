@@ -25,6 +25,8 @@ class KeysSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     root: str
     store: str
     secrets: AbsolutePath
+    recovery_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 35
+    """How long a backup of the database may still be restored: a generation is destroyed after that only."""
 
 
 class DatabaseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -28,14 +28,13 @@ CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 """The screen first and the scrollback last, because some terminals move a cleared screen into the scrollback."""
 
 _LFLAG, _CC = 3, 6  # places in what tcgetattr gives
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminal:
     """The terminal of this process, while it is held in a `with` statement.
 
-    In the main thread SIGINT, SIGTERM and SIGHUP end the statement by an exception, so that every `finally` runs;
-    this holds inside `asyncio.run` too, where Ctrl-C would otherwise wait for the next answer.
+    In the main thread SIGINT, SIGTERM and SIGHUP end the statement by an exception, so that every `finally` runs.
 
     Args:
         clock: what the time boxes are measured with.
@@ -55,7 +54,6 @@ class Terminal:
         self._before = termios.tcgetattr(self._descriptor)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, _end) for number in _ENDING}
-            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
         self._set(echo=False)
         return self
 
@@ -156,7 +154,8 @@ def _open() -> int:
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+    # Not Python's own handler: an event loop would replace that, and wait with Ctrl-C for the next answer.
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _span(seconds: float) -> str:

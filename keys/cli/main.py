@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from keys.cli import looking, rotating
+from keys.cli import acting, ceremonies, copies, looking, people, rotating
 from keys.errors import KeysError
 
 app = typer.Typer(
@@ -13,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (looking, rotating):
+for group in (looking, rotating, acting, people, ceremonies, copies):
     app.registered_commands += group.commands.registered_commands
     app.registered_groups += group.commands.registered_groups
 

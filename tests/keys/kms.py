@@ -63,6 +63,10 @@ class FakeKms:
     material: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     going: threading.Event = field(default_factory=threading.Event)
 
+    def well_again(self) -> None:
+        """Forget the calls and what to say instead of the truth."""
+        self.about, self.instead, self.calls, self.signed_by = {}, lambda _action: None, [], []
+
     def actions(self) -> list[str]:
         """The actions that were called, in order."""
         return [action for action, _ in self.calls]

@@ -89,7 +89,7 @@ class Terminal:
     def wait(self, timeout_s: float = WAIT_S) -> int:
         """Read on until the program ends; its exit code, or the signal that ended it, below zero."""
         ends = time.monotonic() + timeout_s
-        while self._more(ends):
+        while self._screen >= 0 and self._more(ends):
             pass
         return self._process.wait(max(0.1, ends - time.monotonic()))
 
@@ -108,8 +108,7 @@ class Terminal:
         """What `tcgetattr` gives now."""
         return termios.tcgetattr(self._screen)
 
-    @property
-    def echo(self) -> bool:
+    def echoes(self) -> bool:
         """Whether the terminal shows what is typed."""
         return bool(self.settings[3] & termios.ECHO)
 

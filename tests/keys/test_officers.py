@@ -249,7 +249,7 @@ def test_an_acknowledgement_of_another(ada: Officer, now: datetime) -> None:
 
 
 def test_a_date_changed_beside_the_note(acknowledged: Officer, now: datetime) -> None:
-    """The date in the entry counts only where the signed one is the same; altered or missing, the note holds nothing."""
+    """The entry counts only where the note says the same of it; a note altered or missing holds nothing."""
     for change in (
         {"acknowledged": now + TICK},
         {"acknowledged": now.replace(tzinfo=UTC) - YEAR},

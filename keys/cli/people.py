@@ -1,0 +1,169 @@
+"""Officers: `officer add`, `list`, `remove`, `acknowledge`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from keys.cli.acting import with_officer
+from keys.cli.bench import AsJson, Bench, Config, ask, now, run, tell
+from keys.cli.signing_in import (
+    WITHOUT_REASON,
+    OfficerFile,
+    PassphraseFile,
+    Reason,
+    ask_for,
+    passphrase,
+    sign_in,
+)
+from keys.errors import OfficerRefused
+from keys.files import read_private_line
+from keys.manifest import Act
+from keys.officers import (
+    Officer,
+    OfficerKey,
+    acknowledge,
+    create_officer_key,
+    find_officer,
+    officer_of,
+    open_officer_key,
+    with_acknowledgement,
+)
+from keys.passphrase import new_passphrase
+
+FOUNDERS = 2
+"""So many officers are added by whoever holds the root; each one after them takes two officers."""
+
+commands = typer.Typer()
+officers = typer.Typer(help="Officers: who may ask for, and approve, what takes two.", no_args_is_help=True)
+commands.add_typer(officers, name="officer")
+
+
+@officers.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, `.`, `_`, `-`.")],
+    key: Annotated[str, typer.Option("--key", help="Their key file; made where there is none.")],
+    new_passphrase_file: Annotated[
+        str | None, typer.Option("--key-passphrase-file", help="A file with its passphrase; else they are asked.")
+    ] = None,
+    acknowledged: Annotated[
+        bool, typer.Option("--acknowledge", help="They acknowledge their duties right now, with this key.")
+    ] = False,
+    reason: Reason = WITHOUT_REASON,
+    officer: OfficerFile = None,
+    passphrase_file: PassphraseFile = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register an officer's public key. The first two are simply added; each later one takes two officers.
+
+    Example: keys officer add ada --key /media/ada/ada.key --acknowledge
+    """
+
+    async def work(bench: Bench) -> tuple[Officer, str]:
+        async with bench.changing() as rotation:
+            present = [o for o in rotation.manifest.officers if o.removed is None]
+            opened = _key_of(key, new_passphrase_file)
+            added = officer_of(name, opened, now())
+            if acknowledged:
+                added = with_acknowledgement(added, acknowledge(opened, name, now()), now())
+            following = with_officer(rotation.manifest, added)
+            if len(present) >= FOUNDERS:
+                signer = sign_in(rotation.manifest, officer, passphrase_file)
+                payload = {"name": name, "verify": added.verify, "receive": added.receive}
+                return added, ask_for(bench, rotation, "add-officer", payload, reason, signer)
+            await rotation.change(following, Act("add-officer", name), now())
+            return added, ""
+
+    added, act_id = run(work(Bench.of(config)))
+    line = f"Asked for; another officer runs: keys approve {act_id} --officer THEIR.key" if act_id else "Added."
+    tell(
+        as_json,
+        {"name": added.name, "act": act_id or None, "verify": added.verify},
+        f"{line} Key: {added.verify[:16]}…",
+    )
+
+
+@officers.command("list")
+def show(config: Config = None, as_json: AsJson = False) -> None:
+    """List officers, present and past.
+
+    Example: keys officer list
+    """
+
+    async def work(bench: Bench) -> tuple[Officer, ...]:
+        async with bench.reading() as (_, keys):
+            return keys.manifest.officers
+
+    known = run(work(Bench.of(config)))
+    if as_json:
+        tell(True, {"officers": msgspec.to_builtins(known)})
+        return
+    table = Table("officer", "added", "acknowledged", "removed", "key")
+    for o in known:
+        dates = (f"{day:%Y-%m-%d}" if day else "" for day in (o.added, o.acknowledged, o.removed))
+        table.add_row(o.name, *dates, o.verify[:16])
+    Console().print(table)
+
+
+@officers.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="Who leaves.")],
+    reason: Reason = WITHOUT_REASON,
+    officer: OfficerFile = None,
+    passphrase_file: PassphraseFile = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask to remove an officer; each root of which they hold a share is marked until it is replaced.
+
+    Example: keys officer remove cy --reason 'left the city' --officer ada.key
+    """
+
+    async def work(bench: Bench) -> str:
+        async with bench.changing() as rotation:
+            find_officer(rotation.manifest.officers, name)
+            signer = sign_in(rotation.manifest, officer, passphrase_file)
+            return ask_for(bench, rotation, "remove-officer", {"name": name}, reason, signer)
+
+    act_id = run(work(Bench.of(config)))
+    tell(as_json, {"act": act_id}, f"Asked for. Another officer runs: keys approve {act_id} --officer THEIR.key")
+
+
+@officers.command("acknowledge")
+def acknowledge_duties(
+    officer: OfficerFile = None,
+    passphrase_file: PassphraseFile = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Acknowledge the duties of an officer, once a year, with a signature. Ceremonies ask for it.
+
+    Example: keys officer acknowledge --officer ada.key
+    """
+
+    async def work(bench: Bench) -> Officer:
+        async with bench.changing() as rotation:
+            key, known = sign_in(rotation.manifest, officer, passphrase_file)
+            renewed = with_acknowledgement(known, acknowledge(key, known.name, now()), now())
+            changed = tuple(renewed if o == known else o for o in rotation.manifest.officers)
+            following = msgspec.structs.replace(rotation.manifest, officers=changed)
+            await rotation.change(following, Act("acknowledge", known.name, known.name), now())
+            return renewed
+
+    renewed = run(work(Bench.of(config)))
+    told = {"name": renewed.name, "acknowledged": f"{renewed.acknowledged:%Y-%m-%d}"}
+    tell(as_json, told, f"{renewed.name} has acknowledged the duties, for a year.")
+
+
+def _key_of(path: str, passphrase_file: str | None) -> OfficerKey:
+    """The officer's private key: opened where it exists, made where it does not."""
+    if Path(path).exists():
+        return open_officer_key(Path(path), passphrase(path, passphrase_file))
+    if not Path(path).is_absolute() and not Path(path).parent.is_dir():
+        raise OfficerRefused(f"{path} lies in no folder: name where the key file is to be made")
+    words = read_private_line(Path(passphrase_file)) if passphrase_file else new_passphrase(ask, path)
+    return create_officer_key(Path(path), words)
