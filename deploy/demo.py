@@ -49,6 +49,7 @@ RESTART_PAUSE_S = 0.5
 PASSWORD_BYTES = 24
 MARKER = ".lock"
 OFFICERS = ("security", "security2")
+HSM_SETTINGS = ("SOFTHSM2_CONF",)
 LAID_OUT = (
     *("gateway.toml", "demo.json", "roles.sql", "tls", "secrets", "root", "keystore", "officers", "postgres", "stub"),
     "log",
@@ -413,8 +414,9 @@ async def _insist(name: str, start: Callable[[], Awaitable[None]]) -> None:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """What a part of the demo inherits: nothing of the caller's but where to find programs."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "GATEWAY_HOME": str(home)}
+    """What a part of the demo inherits: nothing of the caller's but where to find programs, and an HSM's settings."""
+    passed_on = {name: os.environ[name] for name in HSM_SETTINGS if name in os.environ}
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "GATEWAY_HOME": str(home)} | passed_on
 
 
 def application_uri(department: str) -> str:

@@ -9,7 +9,7 @@ there twice, so that processes with either root follow.
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -179,14 +179,18 @@ class OpenKeystore:
     signing: Secret[bytes]
     manifest: Manifest
 
-    def ring(self) -> Ring:
-        """Every key that the manifest names and that still exists, opened and compared with its commitment."""
+    def ring(self, before: Ring | None = None) -> Ring:
+        """Every key that the manifest names and that still exists, opened and compared with its commitment.
+
+        What the ring before had open is not asked of the root again: a change of states needs no HSM.
+        """
+        known = {key.id: key.secret for key in _all(before)} if before else {}
         return Ring(
             environment=self.store.environment,
             version=self.manifest.version,
             written=self.manifest.written,
-            generations={key.number: key for key in self._keys("kek")},
-            fingerprints={key.number: key for key in self._keys("fingerprint")},
+            generations={key.number: key for key in self._keys("kek", known)},
+            fingerprints={key.number: key for key in self._keys("fingerprint", known)},
         )
 
     def secret(self, entry: KeyEntry) -> Secret[bytes]:
@@ -258,11 +262,15 @@ class OpenKeystore:
                 " finish that first with `keys ceremony replace --finish`"
             )
 
-    def _keys(self, purpose: Purpose) -> Iterator[Key]:
+    def _keys(self, purpose: Purpose, known: Mapping[str, Secret[bytes]]) -> Iterator[Key]:
         for entry in self.manifest.of(purpose, KEYSTORE):
             if entry.state is not State.DESTROYED:
-                secret = self.secret(entry)
-                yield Key(entry.number, entry.state, entry.originate_until, entry.process_until, secret)
+                secret = known[entry.id] if entry.id in known else self.secret(entry)
+                yield Key(entry.number, entry.state, entry.originate_until, entry.process_until, secret, entry.id)
+
+
+def _all(ring: Ring) -> Iterable[Key]:
+    return (*ring.generations.values(), *ring.fingerprints.values())
 
 
 def open_keystore(keys: KeysSection, database: DatabaseSection, environment: str) -> Keystore:

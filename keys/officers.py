@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from nacl.bindings import crypto_box_SEALBYTES
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
@@ -87,13 +86,10 @@ class OfficerKey:
 
     def unseal(self, sealed: bytes) -> Secret[bytes]:
         """What `seal_for` sealed for this officer; else raises `BrokenSeal`."""
-        refused = BrokenSeal("this is not sealed for the key of this officer")
-        if len(sealed) < crypto_box_SEALBYTES:
-            raise refused
         try:
             return Secret(bytes(SealedBox(PrivateKey(self._receiving.reveal())).decrypt(sealed)))
-        except CryptoError:
-            raise refused from None
+        except CryptoError:  # of a length that no sealed box has, too
+            raise BrokenSeal("this is not sealed for the key of this officer") from None
 
 
 def create_officer_key(path: Path, passphrase: Secret[str]) -> OfficerKey:

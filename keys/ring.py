@@ -27,6 +27,8 @@ class Key:
     originate_until: datetime
     process_until: datetime
     secret: Secret[bytes]
+    id: str = ""
+    """How the manifest names it; the same id is the same key in every ring."""
 
     def require(self, use: Use, now: datetime) -> Secret[bytes]:
         """The key itself, if its state and its dates allow this use now; else raises `KeyRefused`."""

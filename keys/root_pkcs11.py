@@ -335,9 +335,7 @@ def _the_one(found: list[pkcs11.Object], where: Where) -> Key:
     if not found:
         raise RootRefused(f"there is no {name}: `keys init` makes it, once; later it comes from the HSM's own backup")
     if len(found) > 1:
-        raise RootRefused(
-            f"there are several of the {name}: add `;id=…` to keys.root, or remove all but the root key"
-        )
+        raise RootRefused(f"there are several of the {name}: add `;id=…` to keys.root, or remove all others")
     wrong = [attribute.name for attribute, value in ROOT_KEY.items() if _read(found[0], attribute) != value]
     if wrong:
         raise RootRefused(

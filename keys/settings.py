@@ -47,6 +47,9 @@ class Settings(msgspec.Struct, frozen=True):
     database: DatabaseSection
 
 
+NEAR_SECRETS = frozenset({"keys", "database"})
+"""Sections in whose environment variables somebody might put a secret."""
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -74,6 +77,7 @@ def load(path: Path, kind: type[S], environ: Mapping[str, str]) -> S:
     origin = {name: str(path) for name in raw}
     for field in msgspec.structs.fields(kind):
         _override(raw, field.name, field.type, environ, origin)
+    _require_known(kind, environ)
     try:
         return msgspec.convert(raw, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -81,6 +85,18 @@ def load(path: Path, kind: type[S], environ: Mapping[str, str]) -> S:
         reason, _, place = str(error).partition(" - at `$")
         key = place.rstrip("`").lstrip(".")
         raise SettingsRefused(f"{key or 'the file'}: {reason} (from {origin.get(key, path)})") from None
+
+
+def _require_known(kind: type[msgspec.Struct], environ: Mapping[str, str]) -> None:
+    """Refuse what looks like a setting and is none: a misspelt name, or a secret in the environment."""
+    for section in (field for field in msgspec.structs.fields(kind) if field.name in NEAR_SECRETS):
+        prefix = f"GATEWAY_{section.name}_".upper()
+        known = {prefix + field.name.upper() for field in msgspec.structs.fields(section.type)}
+        for name in sorted(environ):
+            if name.startswith(prefix) and name not in known:
+                raise SettingsRefused(
+                    f"{name} is no setting; keys and passphrases are never taken from the environment"
+                )
 
 
 def _override(

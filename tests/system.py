@@ -49,9 +49,10 @@ class Reply:
 class System:
     """A demo in `home`; `demo` is what its `demo.json` says."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **more: str) -> None:
         self.home = home
-        self.environment = {"PATH": os.environ["PATH"], "GATEWAY_HOME": str(home)}
+        self.plain = {"PATH": os.environ["PATH"], "GATEWAY_HOME": str(home)} | more
+        self.environment = dict(self.plain)
         self.environment |= {
             f"GATEWAY_{name}_PORT": str(port) for name, port in zip(PORT_NAMES, free_ports(), strict=True)
         }
@@ -107,7 +108,7 @@ class System:
         """Run `gateway …` or `keys …` against this demo; gives what it printed."""
         done = subprocess.run(
             [str(BIN / arguments[0]), *arguments[1:]],
-            env={"PATH": os.environ["PATH"], "GATEWAY_HOME": str(self.home)},
+            env=self.plain,
             capture_output=True,
             check=False,
             stdin=subprocess.DEVNULL,
@@ -116,6 +117,16 @@ class System:
         self.recorded += [done.stdout, done.stderr]
         assert done.returncode == code, done.stderr.decode()
         return (done.stdout if code == 0 else done.stderr).decode()
+
+    def officer(self, name: str) -> tuple[str, ...]:
+        """The options by which an officer of the demo signs."""
+        told = self.demo["officers"][name]
+        return ("--officer", told["key"], "--passphrase-file", told["passphrase_file"])
+
+    def by_two(self, *arguments: str) -> str:
+        """An act for two, from request to approval; gives what the approval printed."""
+        asked = json.loads(self.command(*arguments, *self.officer("security"), "--json").splitlines()[-1])
+        return self.command("keys", "approve", asked["act"], *self.officer("security2"))
 
 
 class Client:
@@ -212,9 +223,9 @@ class Stub:
 
 
 @contextmanager
-def running(home: Path) -> Iterator[System]:
-    """A demo that is stopped and removed at the end."""
-    system = System(home).start()
+def running(home: Path, **more: str) -> Iterator[System]:
+    """A demo that is stopped and removed at the end; `more` is added to its environment."""
+    system = System(home, **more).start()
     try:
         yield system
     finally:
