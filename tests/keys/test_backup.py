@@ -109,15 +109,11 @@ def test_without_a_recipient_there_is_no_backup(now: datetime) -> None:
 
 
 def test_recipients_that_are_refused(ada: Officer, bob: Officer, now: datetime) -> None:
-    """One twice, one who was removed, one without a public key, and more than there can be."""
-    many = [officer_of(f"officer-{number}", ADA, now) for number in range(101)]
+    """One twice, one who was removed, and one without a public key."""
     gone = msgspec.structs.replace(bob, removed=now)
 
-    seal(FILES, *many[:100], now=now)
-    with pytest.raises(BackupRefused, match="each named once"):
+    with pytest.raises(BackupRefused, match="names each of its recipients once"):
         seal(FILES, ada, bob, ada, now=now)
-    with pytest.raises(BackupRefused, match="up to 100 officers"):
-        seal(FILES, *many, now=now)
     with pytest.raises(BackupRefused, match=r"^bob was removed as an officer and gets no key backup$"):
         seal(FILES, ada, gone, now=now)
     with pytest.raises(OfficerRefused, match=r"^the public key of bob is none"):
@@ -148,13 +144,12 @@ def test_every_length_counts(ada: Officer, now: datetime) -> None:
 
 
 def test_what_is_no_backup(sealed: bytes) -> None:
-    """Another file, a later version and a header longer than any are told apart."""
+    """Another file, a later version and a header of no sense are told apart."""
     for raw, words in (
         (b"", "is not a key backup"),
         (b"PK\x03\x04", "is not a key backup"),
         (sealed.replace(b"KEYSBACKUP\x01", b"KEYSBACKUP\x02"), "a version that this release does not read"),
         (sealed[:11] + b"\xff\xff\xff\xff" + sealed[15:], "was altered or cut short"),
-        (sealed[:11] + (64 * 1024 + 1).to_bytes(4, "big") + bytes(70_000), "was altered or cut short"),
         (sealed[:11] + (2).to_bytes(4, "big") + b"{}", "was altered or cut short"),
         (sealed[:11] + (2).to_bytes(4, "big") + b"\xff\xff", "was altered or cut short"),
     ):

@@ -656,11 +656,13 @@ def test_a_role(fake: FakeKms, moto: str, assumed: Callable[[str], None]) -> Non
 def test_a_role_that_is_not_given(
     fake: FakeKms, assumed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When STS denies the role, or no profile has that name, it is the credentials that are amiss, not the key."""
+    """When STS denies the role, or no profile has that name, it is the credentials that are amiss."""
     with running_fake() as sts:
         sts.instead = always(Answer(403, b"<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>"))
         assumed(sts.url)
         refused("^there are no AWS credentials that work", open_root, without_file(fake), nobody)
+        sts.instead = always(Answer(200, b"<html>sign in to this network"))
+        refused(GARBLED, open_root, without_file(fake), nobody)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     refused("^there are no AWS credentials that work", open_root, without_file(fake), nobody)
 
@@ -716,9 +718,9 @@ def logged() -> Iterator[list[str]]:
 def test_no_log_holds_a_key(fake: FakeKms, root: RootKey, credentials: Path, logged: list[str]) -> None:
     """With every logger at DEBUG, botocore's own included, neither bodies nor headers nor errors are logged."""
     secret = secrets.token_bytes(32)
-    for each in (root, open_root(uri(fake.url, credentials), nobody)):
-        wrapped = each.wrap(Secret(secret), BOUND)
-        assert each.unwrap(wrapped, BOUND).reveal() == secret
+    wrapped = root.wrap(Secret(secret), BOUND)
+    assert root.unwrap(wrapped, BOUND).reveal() == secret
+    open_root(uri(fake.url, credentials), nobody)
     fake.instead = always(error("DisabledException"))
     refused("is disabled", root.unwrap, wrapped, BOUND)
     logging.getLogger("botocore.endpoint").debug("Making request with %s", secret)
@@ -749,6 +751,9 @@ def test_no_log_holds_a_key(fake: FakeKms, root: RootKey, credentials: Path, log
         "awskms:alias/?region=us-west-2",
         "awskms:alias/a b?region=us-west-2",
         "awskms:alias/x#part?region=us-west-2",
+        "awskms:alias/x?region=us-west-2#part",
+        "awskms:alias/x\n?region=us-west-2",
+        "awskms://[secret",
         "awskms:/alias/x?region=us-west-2",
         "awskms://alias/x?region=us-west-2",
         "awskms://AKIDEXAMPLE:secret@alias/x?region=us-west-2",

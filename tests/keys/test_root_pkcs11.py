@@ -1,5 +1,6 @@
 """A root key in an HSM: a real SoftHSM, of which each test has its own."""
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -91,7 +92,7 @@ def make_object(hsm: SoftHsm, **other: Any) -> None:
 def python(hsm: SoftHsm, script: str) -> subprocess.Popen[str]:
     """A process of its own, with `uri` and `nobody` at hand."""
     return subprocess.Popen(
-        [sys.executable, "-c", HEAD + script, hsm.uri()],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", HEAD + script, hsm.uri()],
         env={**os.environ, **hsm.environment},
         cwd=CHECKOUT,
         stdin=subprocess.PIPE,
@@ -270,6 +271,18 @@ def test_an_id_is_given(hsm: SoftHsm, token: Path) -> None:
 
     for more in ("", ";id=%0a"):
         assert open_root(hsm.uri(more=more), nobody).unwrap(wrapped, BOUND).reveal() == b"key"
+
+
+def test_an_hsm_without_aes_gcm(hsm: SoftHsm, root: HsmRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe is made when a root is opened: an HSM that cannot do it is refused, and waiting is not advised."""
+
+    def answer(_key: Any) -> None:
+        raise pkcs11.MechanismInvalid
+
+    monkeypatch.setattr(root_pkcs11, "_prove", answer)
+    with pytest.raises(RootRefused, match=r"`gateway` does not make or use AES-256-GCM keys as we need") as caught:
+        open_root(hsm.uri(), nobody)
+    assert not isinstance(caught.value, RootUnavailable)
 
 
 class Careless:
@@ -451,12 +464,12 @@ def test_a_module_that_is_not_there(hsm: SoftHsm) -> None:
     """A missing module, a folder, or a file that is no PKCS#11 module, each has its line."""
     text = hsm.folder / "module.so"
     text.write_text("no library")
-    libc = next(Path("/usr/lib").rglob("libc.so.6"))
+    library = pkcs11._pkcs11.__file__
     for path, reason in (
         (hsm.folder / "missing.so", "does not exist: install the HSM's module, or correct `module-path`$"),
         (hsm.folder, "does not exist: install"),
         (text, "is no PKCS#11 module, or does not load on this machine$"),
-        (libc, "is no PKCS#11 module"),
+        (library, "is no PKCS#11 module"),
     ):
         with pytest.raises(RootRefused, match=reason):
             open_root(f"pkcs11:token=gateway;object=root?module-path={path}&pin-source={hsm.pin_file}", nobody)
@@ -581,9 +594,9 @@ def test_a_key_that_is_destroyed(hsm: SoftHsm, root: HsmRoot) -> None:
 
 def test_an_hsm_that_hangs(hsm: SoftHsm, root: HsmRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call waits so long and no longer, those behind it do not wait at all, and afterwards all is well."""
-    monkeypatch.setattr(root_pkcs11, "CALL_SECONDS", 0.3)
     wrapped = root.wrap(Secret(b"key"), BOUND)
-    with hsm.hanging():
+    with hsm.hanging(), monkeypatch.context() as impatient:
+        impatient.setattr(root_pkcs11, "CALL_SECONDS", 0.3)
         with pytest.raises(RootUnavailable, match=r"^the HSM does not answer within 0\.3 seconds$"):
             root.unwrap(wrapped, BOUND)
         for act in (lambda: root.unwrap(wrapped, BOUND), lambda: open_root(hsm.uri(), nobody)):
@@ -594,6 +607,28 @@ def test_an_hsm_that_hangs(hsm: SoftHsm, root: HsmRoot, monkeypatch: pytest.Monk
     hanging.exception(timeout=5)
 
     assert root.unwrap(wrapped, BOUND).reveal() == b"key"
+
+
+def test_a_dead_hsm_stops_nobody_else(root: HsmRoot) -> None:
+    """A module is finalized before the driver does it: the driver would hold the interpreter's lock meanwhile."""
+    module = root._where.module
+    not_initialized = 0x190  # CKR_CRYPTOKI_NOT_INITIALIZED
+
+    class Driver:
+        answer = 0
+
+        def finalize(self) -> None:
+            self.answer = ctypes.CDLL(module).C_GetInfo(ctypes.create_string_buffer(128))
+
+    def forget(one: root_pkcs11.Hsm) -> int:
+        driver, one._libraries[module] = one._libraries[module], Driver()
+        one.forget(module)
+        seen, one._libraries[module] = one._libraries[module], driver
+        one.forget(module)
+        return int(seen.answer)
+
+    assert root_pkcs11.THREAD.call(forget, 5) == not_initialized
+    root.wrap(new_key(), BOUND)
 
 
 # --- processes and threads ---
