@@ -8,7 +8,6 @@ shares:/path/root.shares?agent=/path/unlock.sock       m of n custodians, SLIP-3
 
 from collections.abc import Mapping
 from importlib import import_module
-from urllib.parse import urlsplit
 
 from keys.errors import RootRefused
 from keys.root import Ask, RootKey, RootProvider
@@ -33,7 +32,7 @@ def open_root(uri: str, ask: Ask) -> RootKey:
 
 def scheme(uri: str) -> str:
     """`file`, or what else the URI starts with."""
-    return urlsplit(uri).scheme
+    return uri.partition(":")[0]
 
 
 def location(uri: str) -> str:
