@@ -139,7 +139,9 @@ class Roots:
         known = json.loads(self._system.command("keys", "officer", "list", "--json"))["officers"]
         if "third" not in {officer["name"] for officer in known}:
             key = ("--key", str(self._folder / "third.key"), "--key-passphrase-file", str(self._third_passphrase()))
-            self._system.by_two("keys", "officer", "add", "third", *key, "--acknowledge")
+            self._system.by_two("keys", "officer", "add", "third", *key)
+            third = ("--officer", key[1], "--passphrase-file", key[3])
+            self._system.command("keys", "officer", "acknowledge", *third)
         names = [option for name in CUSTODIANS for option in ("--custodian", name)]
         by = self._system.officer("security")
         told = self._system.command("keys", "ceremony", "split", "--root", uri, *names, *by, "--json")

@@ -60,6 +60,8 @@ def add(
 ) -> None:
     """Register an officer's public key. The first two are simply added; each later one takes two officers.
 
+    With it they sign requests and approvals, hold shares of a root, and open backups made for them.
+
     Example: keys officer add ada --key /media/ada/ada.key --acknowledge
     """
 
@@ -79,12 +81,12 @@ def add(
             return added, ""
 
     added, act_id = run(work(Bench.of(config)))
-    line = f"Asked for; another officer runs: keys approve {act_id} --officer THEIR.key" if act_id else "Added."
-    tell(
-        as_json,
-        {"name": added.name, "act": act_id or None, "verify": added.verify},
-        f"{line} Key: {added.verify[:16]}…",
-    )
+    told = {"name": added.name, "act": act_id or None, "verify": added.verify}
+    lines = [f"{added.name} is an officer; public key {added.verify[:16]}…"]
+    if act_id:
+        lines = [f"Asked for. Another officer runs: keys approve {act_id} --officer THEIR.key"]
+        lines.append(f"Then {added.name} acknowledges: keys officer acknowledge --officer {key}")
+    tell(as_json, told, *lines)
 
 
 @officers.command("list")
