@@ -15,8 +15,6 @@ from keys.ring import WRAPS_MAX, Ring, WrappedDek
 from keys.states import State
 
 PAGE_ROWS = 1000
-LOCK_TIMEOUT = "1500ms"
-"""Writers queue behind the barrier: less than they wait for, more than an autovacuum needs to step aside."""
 LOCK_TRIES_MAX = 40
 LOCK_PAUSE_S = 0.5
 
@@ -75,7 +73,7 @@ class DekTable:
         for _ in range(LOCK_TRIES_MAX):
             try:
                 async with self._connection.transaction():
-                    await self._connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+                    await self._connection.execute(self._sql.limit_lock_wait)
                     await self._connection.execute(self._sql.await_writers)
                     return
             except asyncpg.LockNotAvailableError:

@@ -20,6 +20,10 @@ ON CONFLICT (generation) DO UPDATE SET state = EXCLUDED.state WHERE key_generati
 INSERT INTO gateway.fingerprint_versions (version, state) VALUES ($1, $2)
 ON CONFLICT (version) DO UPDATE SET state = EXCLUDED.state WHERE fingerprint_versions.state <> EXCLUDED.state;
 
+-- name: limit_lock_wait
+-- Writers queue behind the barrier: less than they wait for, more than an autovacuum needs to step aside.
+SET LOCAL lock_timeout = '1500ms';
+
 -- name: await_writers
 SELECT gateway.await_writers();
 
@@ -53,9 +57,10 @@ WHERE old.key_version = $1 AND NOT EXISTS (
 SELECT digest_key, count(*) AS rows FROM gateway.api_keys WHERE revoked_at IS NULL GROUP BY digest_key;
 
 -- name: emptied_at
--- When the last wrap left a generation; set here the first time that it is found empty.
+-- When the last wrap left a generation; set here the first time that it is found empty. One that is pending has
+-- wrapped nothing yet: dated now, it would look long empty on the day that it is.
 UPDATE gateway.key_generations SET emptied_at = coalesce(emptied_at, now())
-WHERE generation = $1 AND NOT EXISTS (SELECT FROM gateway.deks WHERE generation = $1)
+WHERE generation = $1 AND state <> 'pending' AND NOT EXISTS (SELECT FROM gateway.deks WHERE generation = $1)
 RETURNING emptied_at;
 
 -- name: page_of_wraps

@@ -102,6 +102,7 @@ def due(manifest: Manifest, dependents: Dependents, now: datetime) -> Iterator[s
 
 def _urgent(manifest: Manifest, dependents: Dependents) -> Iterator[str]:
     yield from _roots_due(manifest)
+    yield from _not_backed_up(manifest)
     for key in manifest.of("kek"):
         count = dependents.of(key) or 0
         if key.state is State.COMPROMISED:
@@ -116,6 +117,13 @@ def _urgent(manifest: Manifest, dependents: Dependents) -> Iterator[str]:
     for key in manifest.of("fingerprint"):
         if key.state is State.RETIRED:
             yield f"{key.title} is retired: `gateway reseal`, then `keys destroy {key.number} --purpose fingerprint`."
+
+
+def _not_backed_up(manifest: Manifest) -> Iterator[str]:
+    kept = {number for backup in manifest.backups if backup.forgotten is None for number in backup.generations}
+    for key in manifest.of("kek"):
+        if key.state is not State.DESTROYED and key.number not in kept:
+            yield f"{key.title} is in no key backup: `keys backup --to FILE --for OFFICER`."
 
 
 def _roots_due(manifest: Manifest) -> Iterator[str]:

@@ -44,7 +44,7 @@ from keys.manifest import (
     sign_manifest,
 )
 from keys.primitives import commitment, context, new_key, require_equal
-from keys.process_keys import HOLDERS, make_process_key
+from keys.process_keys import HOLDERS, make_process_key, process_key_path, read_process_keys
 from keys.ring import Key, Ring
 from keys.root import RootKey
 from keys.secret import Secret
@@ -252,6 +252,21 @@ class OpenKeystore:
                 f"{path} is no key of this manifest: a command that was interrupted left it, or somebody put it"
                 " there; the next `keys rotate` removes it"
             )
+
+    def require_intact(self, secrets: Path) -> None:
+        """Open every key, in the store and of the processes, and compare it with its commitment: `KeySwapped`."""
+        for entry in self.manifest.keys:
+            if entry.state is State.DESTROYED:
+                continue
+            if entry.holder == KEYSTORE:
+                self.secret(entry)
+                continue
+            path = process_key_path(secrets, entry.holder, entry.purpose, entry.number)
+            swapped = KeySwapped(f"{path} is not the {entry.title} of the manifest: restore it from its backup")
+            key = read_process_keys(secrets, entry.holder, entry.purpose).get(entry.number)
+            if key is None:
+                raise swapped
+            require_equal(bytes.fromhex(entry.commitment), commitment(key, entry.id), swapped)
 
     def require_one_root(self) -> None:
         """Refuse to make keys while two roots stand, for each would need both."""

@@ -62,6 +62,7 @@ class Rewrap:
         """Until no wrap is left under a retired generation, or only broken ones; one page at a time on each table."""
         departments = await tables[0].departments()
         while True:
+            self.tally.broken.clear()  # each round finds them anew: some may have been erased
             await asyncio.gather(*(self._round(table, departments) for table in tables))
             counts = await tables[0].counts()
             if sum(counts.get(generation, 0) for generation in self.retired) <= len(self.tally.broken):
@@ -77,21 +78,22 @@ class Rewrap:
 
     async def _page(self, table: DekTable, department: str, generation: int, after: str) -> str | None:
         """Move one page; gives the last record of it, None when there was none."""
-        await self._reserve(table)
+        ring = await self._reserve(table)
         async with table.page():
             page = await table.take_page(department, generation, after, self._page_rows)
-            wraps = self._wrap_anew(department, generation, page)
-            active = self._ring.active.number
-            moved = await table.move_page(department, generation, active, wraps) if wraps else 0
+            wraps = self._wrap_anew(ring, department, generation, page)
+            moved = await table.move_page(department, generation, ring.active.number, wraps) if wraps else 0
         if wraps and moved == 0:
-            self._wraps_left = 0  # rotated meanwhile: look again, and take this page once more
+            self._look_again(ring)  # rotated meanwhile: take this page once more
             return after
         self.tally.rows += moved
         await self._moved(moved)
         return page[-1][0] if page else None
 
-    def _wrap_anew(self, department: str, generation: int, page: Sequence[tuple[str, bytes]]) -> list[Wrap]:
-        ring, now, wraps = self._ring, self._now(), []
+    def _wrap_anew(
+        self, ring: Ring, department: str, generation: int, page: Sequence[tuple[str, bytes]]
+    ) -> list[Wrap]:
+        now, wraps = self._now(), []
         for record, was in page:
             place = ring.place(department, record)
             try:
@@ -102,12 +104,21 @@ class Rewrap:
             wraps.append(Wrap(record, was, ring.wrap(place, dek, now).wrapped))
         return wraps
 
-    async def _reserve(self, table: DekTable) -> None:
+    async def _reserve(self, table: DekTable) -> Ring:
+        """The ring for one page, whose wraps are counted under that ring's active generation."""
         while self._wraps_left < self._page_rows:
-            if await table.reserve_wraps(self._ring.active.number, WRAPS_AHEAD):
+            ring = self._ring
+            if not await table.reserve_wraps(ring.active.number, WRAPS_AHEAD):
+                self._look_again(ring)
+            elif ring is self._ring:
                 self._wraps_left += WRAPS_AHEAD
-                break
-            before, self._ring = self._ring.version, self._read_ring()
-            if self._ring.version == before:
-                raise KeyRefused("the key store and the database differ: an act was interrupted; run `keys rotate`")
         self._wraps_left -= self._page_rows
+        return self._ring
+
+    def _look_again(self, refused: Ring) -> None:
+        """Read the key store anew, unless another page has; what was counted ahead belongs to the old generation."""
+        if self._ring is not refused:
+            return
+        self._ring, self._wraps_left = self._read_ring(), 0
+        if self._ring.version == refused.version:
+            raise KeyRefused("the key store and the database differ: an act was interrupted; run `keys rotate`")

@@ -29,7 +29,7 @@ from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import botocore.session
 from botocore import exceptions as refusals
@@ -344,11 +344,13 @@ def _nothing(_record: logging.LogRecord) -> bool:
 
 
 def _place(uri: str) -> Place:
-    parts = urlsplit(uri)
-    key = KEY.fullmatch(parts.path)
-    if parts.scheme != "awskms" or parts.netloc or parts.fragment or not key:
+    # By hand: urlsplit raises at some of what is no URI, and drops newlines.
+    scheme, _, rest = uri.partition(":")
+    name, _, query = rest.partition("?")
+    key = KEY.fullmatch(name)
+    if scheme != "awskms" or "#" in query or not key:
         raise RootRefused("keys.root must be `awskms:KEY?region=REGION`, KEY being alias/NAME, a key's id or its ARN")
-    options = _options(parts.query)
+    options = _options(query)
     region, file = options.get("region", ""), options.get("credentials_file")
     if not REGION.fullmatch(region):
         raise RootRefused("keys.root: `region` is needed, and must be an AWS region like us-west-2")
@@ -357,7 +359,7 @@ def _place(uri: str) -> Place:
     if file is not None and not file.startswith("/"):
         raise RootRefused("keys.root: credentials_file must be an absolute path")
     endpoint = _endpoint(options["endpoint"]) if "endpoint" in options else None
-    return Place(parts.path, region, endpoint, Path(file) if file is not None else None)
+    return Place(name, region, endpoint, Path(file) if file is not None else None)
 
 
 def _options(query: str) -> dict[str, str]:

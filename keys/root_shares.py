@@ -1,25 +1,20 @@
 """A root key that nobody holds: n custodians have a share each, any m of them together make it (SLIP-39).
 
 A share is 33 words for paper. It carries a checksum, the set that it belongs to, and the threshold. What lies on
-disk is a description without a secret:
+disk is a description without a secret (`Descriptor`, as JSON), and the root itself is only ever in memory. `keys
+ceremony unlock` collects the shares once and holds the root for a while, for processes of the same user
+(`keys.root_agent`).
 
-    {"format": "shares/v1", "identifier": 12345, "threshold": 2, "custodians": [{"name": …, "share": 1}, …],
-     "commitment": …, "created": …}
-
-The root itself is only ever in memory. `keys ceremony unlock` collects the shares once and starts an agent, which
-hands the root to processes of the same user, through a socket, until its time is up.
+The arithmetic is that of `shamir-mnemonic`, the reference implementation, whose authors warn that it is not hardened
+against side channels: hold ceremonies on a machine that nobody else uses.
 
 Fewer shares than the threshold leave at least 2^224 roots possible: SLIP-39 spends 32 bits of the root's 256 on
 knowing the right one when it is rebuilt. A share stays one of this root for ever, so when a custodian leaves, only
 a new root takes away what they could take part in.
 """
 
-import fcntl
-import os
-import socket
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,9 +25,10 @@ from shamir_mnemonic import MnemonicError, Share, combine_mnemonics, generate_mn
 from shamir_mnemonic.wordlist import WORD_INDEX_MAP
 
 from keys.errors import BrokenSeal, KeystoreRefused, RootRefused, RootUnavailable, UnknownFormat
-from keys.files import make_private_directory, read_private, require_private_directory, write_private
+from keys.files import read_private, write_private
 from keys.primitives import KEY_BYTES, commitment, decrypt, encrypt, require_equal, subkey
 from keys.root import Ask
+from keys.root_agent import LOCKED, fetch
 from keys.secret import Secret
 
 VERSION = b"\x01"
@@ -42,14 +38,6 @@ THRESHOLD_MIN = 2
 CUSTODIANS_MAX = 16
 NAME_MAX = 64
 TRIES = 3
-
-LOCKED = "the root is locked: `keys ceremony unlock`"
-FETCH, LOCK = b"F", b"L"
-TALK_S = 5.0
-ANSWER_S = 1.0
-SOCKET_PATH_BYTES_MAX = 107
-PEER = struct.Struct("3i")
-"""`struct ucred` of unix(7): process, user and group of whoever is at the other end."""
 
 
 class SharesRoot:
@@ -221,7 +209,7 @@ def read_descriptor(path: Path) -> Descriptor:
 
 def checked(root: Secret[bytes], descriptor: Descriptor) -> Secret[bytes]:
     """This root, if it is the one described; raises `RootRefused` else."""
-    other = RootRefused("this is not the root that `keys.root` describes: `keys ceremony lock`, then unlock again")
+    other = RootRefused("the unlocked root is not the one of `keys.root`: `keys ceremony unlock --lock`, then unlock")
     require_equal(bytes.fromhex(descriptor.commitment), commitment(root, LABEL), other)
     return root
 
@@ -316,141 +304,3 @@ def _read_share(words: Secret[str]) -> Share:
         raise RootRefused(
             "the checksum is wrong: a word was mistaken, or two exchanged; type the share again"
         ) from None
-
-
-# --- the agent ---
-
-
-def serve_unlocked(
-    root: Secret[bytes],
-    path: Path,
-    seconds: float,
-    *,
-    clock: Callable[[], float],
-    ready: Callable[[], None] = lambda: None,
-) -> None:
-    """Hand the root to processes of this user until the time is up or `lock` is called; then remove the socket.
-
-    Blocks for so many seconds by `clock`, which only goes forward; calls `ready` once the socket answers. The
-    caller lets its own reference to the root go afterwards, and turns SIGTERM into an exception; what an agent
-    that was killed leaves of its socket, the next one removes.
-
-    Raises:
-        RootRefused: another agent serves there, or no socket can be made there.
-        KeystoreRefused: others could enter the directory.
-    """
-    # `told` is left last: whoever locks us learns it when everything is gone.
-    with ExitStack() as told, _alone(path), _listening(path) as listener:
-        ready()
-        _serve(root, listener, clock() + seconds, clock, told)
-
-
-def fetch(path: Path) -> Secret[bytes]:
-    """The root, from the agent; the caller checks it with `checked`. Raises `RootUnavailable` when none answers."""
-    with _talking(path, FETCH) as agent:
-        raw = agent.recv(KEY_BYTES + 1)
-    if len(raw) != KEY_BYTES:
-        raise RootUnavailable(LOCKED)
-    return Secret(raw)
-
-
-def is_unlocked(path: Path) -> bool:
-    """Whether an agent answers there."""
-    try:
-        fetch(path)
-    except RootUnavailable:
-        return False
-    return True
-
-
-def lock(path: Path) -> bool:
-    """Stop the agent; returns, once its socket is gone, whether there was one."""
-    try:
-        with _talking(path, LOCK) as agent:
-            agent.recv(1)  # ends when the agent does
-    except RootUnavailable:
-        return False
-    return True
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock that one agent may hold: the kernel takes it away when the process ends, however it ends."""
-    make_private_directory(path.parent)
-    require_private_directory(path.parent)
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise RootRefused(f"{path} is too long for a socket: at most {SOCKET_PATH_BYTES_MAX} bytes")
-    beside = path.with_name(f"{path.name}.lock")
-    with ExitStack() as held:
-        try:
-            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RootRefused(f"the root is unlocked at {path} already: `keys ceremony lock` first") from None
-        except OSError as error:
-            raise RootRefused(f"{beside} cannot be made ({error.strerror})") from None
-        yield
-
-
-@contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        try:
-            if path.is_socket():
-                path.unlink()  # of an agent that was killed, for we hold the lock
-            listener.bind(str(path))
-            path.chmod(0o600)
-            listener.listen()
-        except OSError as error:
-            raise RootRefused(f"{path} cannot be made ({error.strerror})") from None
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _serve(
-    root: Secret[bytes], listener: socket.socket, ends: float, clock: Callable[[], float], told: ExitStack
-) -> None:
-    while (left := ends - clock()) > 0:
-        listener.settimeout(left)
-        try:
-            caller, _ = listener.accept()
-        except TimeoutError:
-            return
-        if _answer(caller, root) == LOCK:
-            told.callback(caller.close)
-            return
-        caller.close()
-
-
-def _answer(caller: socket.socket, root: Secret[bytes]) -> bytes:
-    caller.settimeout(ANSWER_S)
-    with suppress(OSError):  # who goes away or is too slow costs nobody else anything
-        if _user(caller) != os.geteuid():
-            return b""
-        asked = caller.recv(1)
-        if asked == FETCH:
-            caller.sendall(root.reveal())
-        return asked
-    return b""
-
-
-@contextmanager
-def _talking(path: Path, request: bytes) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
-        agent.settimeout(TALK_S)
-        try:
-            agent.connect(str(path))
-            if _user(agent) != os.geteuid():
-                raise RootRefused(f"{path} is served by another user: name the agent of this one in keys.root")
-            agent.sendall(request)
-            yield agent
-        except OSError:  # no socket, nobody behind it, or nobody who answers
-            raise RootUnavailable(LOCKED) from None
-
-
-def _user(other: socket.socket) -> int:
-    _process, user, _group = PEER.unpack(other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
-    return int(user)

@@ -61,11 +61,14 @@ class Rotation:
     async def begin(self, now: datetime) -> "Rotation":
         """Take the lock, refuse an older manifest, finish what an interrupted command left."""
         await self.table.lock()
+        # Anew: between the opening and the lock another command may have published, and ended or died.
+        self.keys = self.keys.store.open(self.keys.root)
         seen = await self.table.version_seen()
         require_current(self.manifest.version, self.manifest.written, seen, now)
         for path in self.keys.foreign():
-            remove_private(path)
+            # In this order, so that none goes without a trace.
             await self.table.record(self._row("key.foreign", Outcome.REFUSED, path.name, now))
+            remove_private(path)
         if self.manifest.version > seen:
             await self._complete(now)
             self.finished = self.manifest.act

@@ -22,6 +22,8 @@ BREACHES = (
     ("keys-know-no-gateway", "keys.ring", "gateway.errors"),
     ("keys-centre-is-pure", "keys.envelope", "asyncio"),
     ("keys-centre-is-pure", "keys.audit", "keys.database"),
+    ("keys-layers", "keys.manifest", "keys.rotation"),
+    ("keys-layers", "keys.deks", "keys.cli.bench"),
     ("layers", "gateway.rules.money", "gateway.services.ports"),
     ("layers", "gateway.services.mint", "gateway.store.database"),
     ("layers", "gateway.store.migrate", "gateway.web.api"),

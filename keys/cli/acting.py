@@ -1,6 +1,6 @@
 """Acts for two: `destroy` and `compromise` ask, `approve` carries out. One officer signs each, and not the same."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated
 
@@ -19,11 +19,12 @@ from keys.cli.signing_in import (
     ask_for,
     confirm,
     folder,
+    require_by_two,
     sign_in,
 )
-from keys.errors import KeyRefused, UnknownKey
+from keys.errors import ActRefused, KeyRefused, UnknownKey
 from keys.manifest import Act, Manifest
-from keys.officers import Officer, find_officer
+from keys.officers import Officer, OfficerKey, find_officer
 from keys.rotation import Approval, Rotation
 from keys.states import State, require_move
 
@@ -57,7 +58,7 @@ def destroy(
         raise KeyRefused(f"--purpose is one of {', '.join(sorted(Purposes))}")
 
     async def work(bench: Bench) -> str:
-        async with bench.changing() as rotation:
+        async with bench.changing(dry_run=dry_run) as rotation:
             key = rotation.manifest.key(purpose, number)  # type: ignore[arg-type] # looked at above
             require_move(key.title, key.state, State.DESTROYED)
             await rotation.require_unused(key)
@@ -94,7 +95,7 @@ def compromise(
     """
 
     async def work(bench: Bench) -> str:
-        async with bench.changing() as rotation:
+        async with bench.changing(dry_run=dry_run) as rotation:
             key = rotation.manifest.key("kek", generation)
             require_move(key.title, key.state, State.COMPROMISED)
             exposed = await rotation.table.exposed([generation])
@@ -138,17 +139,27 @@ async def _approve(
         stored = kept.find(act_id)
         asked = acts.open_request(stored.request, officers, now())
         key, officer = sign_in(rotation.manifest, key_file, passphrase_file)
+        if rotation.manifest.act.request == act_id and not stored.is_done:
+            kept.mark_done(act_id, now())  # an interrupted run carried it out, and could not say so
+            return asked, f"{act_id} was carried out by a run that was interrupted then. It is complete."
         if stored.approval is None:
+            # Tried before anybody is asked: what is void already is not worth an answer.
+            trial = _approval(stored.request, officers, key, officer)
+            require_by_two(bench, rotation, stored.request, trial, asked.act)
             for line in shown(asked):
                 typer.echo(line, err=True)
             confirm(f"Approve as {officer.name}?", yes=yes)
-            kept.put_approval(acts.approve(stored.request, officers, key, officer.name, now()))
+            kept.put_approval(_approval(stored.request, officers, key, officer))
+        checked, approval = approved(bench, rotation, act_id, asked.act)
         if asked.act not in CARRY_OUT:
             return asked, None
-        checked, approval = approved(bench, rotation, act_id, asked.act)
         told = await CARRY_OUT[asked.act](bench, rotation, checked, approval)
         kept.mark_done(act_id, now())
         return asked, told
+
+
+def _approval(request: str, officers: Sequence[Officer], key: OfficerKey, officer: Officer) -> str:
+    return acts.approve(request, officers, key, officer.name, now())
 
 
 def shown(asked: ActRequest) -> list[str]:
@@ -163,10 +174,12 @@ def shown(asked: ActRequest) -> list[str]:
 
 async def _list_waiting(bench: Bench, as_json: bool) -> None:
     async with bench.reading() as (_, keys):
-        waiting = [
-            acts.open_request(stored.request, keys.manifest.officers, now())
-            for stored in folder(bench).pending(now())
-        ]
+        waiting = []
+        for stored in folder(bench).pending(now()):
+            try:
+                waiting.append(acts.open_request(stored.request, keys.manifest.officers, now()))
+            except ActRefused as refused:  # one bad file hides no good one
+                typer.echo(f"{stored.id} is void: {refused}", err=True)
     told = [
         {"id": asked.id, "act": asked.act, "payload": asked.payload, "officer": asked.officer} for asked in waiting
     ]
@@ -258,7 +271,7 @@ def require_backup(manifest: Manifest, backup_id: str) -> None:
 
 def _asked(act_id: str, as_json: bool) -> None:
     if not act_id:
-        typer.echo("Nothing stands in the way. Nothing was asked for.")
+        tell(as_json, {"act": None}, "Nothing stands in the way. Nothing was asked for.")
         return
     line = f"Asked for. Another officer approves it within 15 minutes: keys approve {act_id} --officer THEIR.key"
     tell(as_json, {"act": act_id}, line)

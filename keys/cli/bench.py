@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from getpass import getpass
@@ -17,7 +17,7 @@ import typer
 from keys import database, roots
 from keys.audit import CITY, AuditEvent, AuditPen, Outcome
 from keys.deks import DekTable
-from keys.errors import KeysError, RootRefused
+from keys.errors import KeysError, KeystoreRefused, RootRefused
 from keys.keystore import Keystore, OpenKeystore, open_keystore
 from keys.manifest import require_current
 from keys.process_keys import read_process_keys
@@ -73,8 +73,7 @@ class Bench:
                 yield table
             except KeysError as error:
                 if error.event is not None:
-                    event = AuditEvent(CITY, error.event, Outcome.REFUSED, PROCESS)
-                    await table.record(self.pen.row(event, now()))
+                    await self._record_refusal(table, error.event)
                 raise
 
     @asynccontextmanager
@@ -86,10 +85,19 @@ class Bench:
             yield table, keys
 
     @asynccontextmanager
-    async def changing(self) -> AsyncIterator[Rotation]:
-        """To change things: alone, after finishing what an interrupted command left."""
+    async def changing(self, *, dry_run: bool = False) -> AsyncIterator[Rotation]:
+        """To change things: alone, after finishing what an interrupted command left. A dry run finishes nothing."""
+        if dry_run:
+            async with self.reading() as (table, keys):
+                yield Rotation(keys, table, self.pen, self.secrets)
+            return
         async with self.table() as table:
             yield await Rotation(self.open(), table, self.pen, self.secrets).begin(now())
+
+    async def _record_refusal(self, table: DekTable, name: str) -> None:
+        # Before `keys init`, and before a restore, there is nothing to sign the row with: the refusal itself counts.
+        with suppress(KeystoreRefused):
+            await table.record(self.pen.row(AuditEvent(CITY, name, Outcome.REFUSED, PROCESS), now()))
 
 
 def ask(what: str) -> Secret[str]:

@@ -1,5 +1,6 @@
 """Ceremonies around the root: `split` and `replace` it, `unlock` one of shares, `rehearse` any of it."""
 
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,15 +28,8 @@ from keys.files import write_private
 from keys.manifest import Custodian, Manifest, RootEntry
 from keys.officers import check_acknowledgement, find_officer
 from keys.root import RootKey
-from keys.root_shares import (
-    SharesRoot,
-    agent_path,
-    descriptor_path,
-    lock,
-    read_descriptor,
-    serve_unlocked,
-    write_descriptor,
-)
+from keys.root_agent import is_unlocked, lock, serve_unlocked
+from keys.root_shares import SharesRoot, agent_path, descriptor_path, read_descriptor, write_descriptor
 from keys.rotation import Rotation
 from keys.states import State
 from keys.terminal import Terminal
@@ -150,6 +144,9 @@ def unlock(
     if stop:
         typer.echo("Locked." if lock(agent) else "It was locked already.")
         return
+    if is_unlocked(agent):  # before anybody types a share
+        raise RootRefused("the root is unlocked already: `keys ceremony unlock --lock` locks it")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the socket goes, too
     transcript = Transcript(now)
     descriptor = read_descriptor(descriptor_path(uri))
     try:
@@ -242,8 +239,11 @@ def _new_root(rotation: Rotation, uri: str, threshold: int, names: Sequence[str]
         return root
     _require_custodians(rotation.manifest, names, threshold)
     path = descriptor_path(uri)
+    if roots.location(uri) in {entry.location for entry in rotation.manifest.roots}:
+        raise KeystoreRefused(f"{path} describes a root of this key store: name another file for the new one")
     if path.exists():
-        raise KeystoreRefused(f"{path} exists already and is never replaced: move it away first")
+        read_descriptor(path)  # anything else stays where it is
+        path.unlink()  # of a ceremony that ended before its root wrapped anything
     with Terminal(time.monotonic) as terminal:
         dealt = deal(terminal, threshold, names, transcript=transcript)
     write_descriptor(path, dealt.descriptor)

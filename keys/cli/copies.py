@@ -116,9 +116,9 @@ def _files(bench: Bench) -> Mapping[str, bytes]:
     wanted = [path for folder in ("root-*", "acts", "ceremonies") for path in store.glob(f"{folder}/*")]
     files = {f"{STORE}/{path.relative_to(store)}": read_private(path) for path in (store / MANIFEST, *wanted)}
     for process, purpose in HOLDERS:
-        for number, key in read_process_keys(bench.secrets, process, purpose).items():
+        for number in read_process_keys(bench.secrets, process, purpose):
             path = process_key_path(bench.secrets, process, purpose, number)
-            files[f"{SECRETS}/{path.relative_to(bench.secrets)}"] = key.reveal()
+            files[f"{SECRETS}/{path.relative_to(bench.secrets)}"] = read_private(path)
     return files
 
 

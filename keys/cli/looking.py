@@ -11,7 +11,6 @@ from rich.table import Table
 from keys.cli.bench import AsJson, Bench, Config, now, run
 from keys.deks import Verification
 from keys.inventory import Dependents, due, inventory
-from keys.manifest import KEYSTORE
 from keys.states import State
 
 commands = typer.Typer()
@@ -125,7 +124,5 @@ async def _inventory(bench: Bench) -> dict[str, Any]:
 async def _verify(bench: Bench) -> Verification:
     async with bench.reading() as (table, keys):
         keys.require_no_foreign()
-        for entry in keys.manifest.keys:
-            if entry.holder == KEYSTORE and entry.state is not State.DESTROYED:
-                keys.secret(entry)
+        keys.require_intact(bench.secrets)
         return await table.verify(keys.ring(), now())

@@ -6,6 +6,7 @@ import typer
 
 from keys.cli import acting, ceremonies, copies, looking, people, rotating
 from keys.errors import KeysError
+from keys.memory import forbid_dumps
 
 app = typer.Typer(
     help="Run the key hierarchy: root key, KEK generations, the data keys they wrap. Read deploy/RUNBOOK.md first.",
@@ -20,6 +21,7 @@ for group in (looking, rotating, acting, people, ceremonies, copies):
 
 def main() -> None:
     """Exit codes: 0 done, 1 refused or failed, 2 wrong usage."""
+    forbid_dumps()
     try:
         app(prog_name="keys")
     except KeysError as error:

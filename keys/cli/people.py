@@ -17,6 +17,7 @@ from keys.cli.signing_in import (
     Reason,
     ask_for,
     passphrase,
+    require_somebody,
     sign_in,
 )
 from keys.errors import OfficerRefused
@@ -164,8 +165,10 @@ def acknowledge_duties(
 def _key_of(path: str, passphrase_file: str | None) -> OfficerKey:
     """The officer's private key: opened where it exists, made where it does not."""
     if Path(path).exists():
-        return open_officer_key(Path(path), passphrase(path, passphrase_file))
+        return open_officer_key(Path(path), passphrase(path, passphrase_file, "--key-passphrase-file"))
     if not Path(path).is_absolute() and not Path(path).parent.is_dir():
         raise OfficerRefused(f"{path} lies in no folder: name where the key file is to be made")
-    words = read_private_line(Path(passphrase_file)) if passphrase_file else new_passphrase(ask, path)
-    return create_officer_key(Path(path), words)
+    if passphrase_file:
+        return create_officer_key(Path(path), read_private_line(Path(passphrase_file)))
+    require_somebody(f"passphrase of {path}", "--key-passphrase-file")
+    return create_officer_key(Path(path), new_passphrase(ask, path))

@@ -36,9 +36,18 @@ def sign_in(manifest: Manifest, key_file: str | None, passphrase_file: str | Non
     raise OfficerRefused(f"{key_file} is no officer's key here: `keys officer list` shows who there is")
 
 
-def passphrase(key_file: str, passphrase_file: str | None) -> Secret[str]:
-    """From its file, else from the person."""
-    return read_private_line(Path(passphrase_file)) if passphrase_file else ask(f"passphrase of {key_file}")
+def passphrase(key_file: str, passphrase_file: str | None, option: str = "--passphrase-file") -> Secret[str]:
+    """From its file, else from the person; raises `OfficerRefused` where there is neither."""
+    if passphrase_file:
+        return read_private_line(Path(passphrase_file))
+    require_somebody(f"passphrase of {key_file}", option)
+    return ask(f"passphrase of {key_file}")
+
+
+def require_somebody(what: str, option: str) -> None:
+    """Raises `OfficerRefused` where nobody is there to be asked; `option` is what helps."""
+    if not sys.stdin.isatty():
+        raise OfficerRefused(f"the {what} is needed: name a file for it with {option}, or run this at a terminal")
 
 
 def folder(bench: Bench) -> ActFolder:
@@ -75,23 +84,27 @@ def ask_for(
 
 def approved(bench: Bench, rotation: Rotation, act_id: str, act: ActName) -> tuple[ActRequest, Approval]:
     """A request that two officers stand behind now, and what the manifest is to say of it; raises `ActRefused`."""
-    kept, manifest = folder(bench), rotation.manifest
-    stored = kept.find(act_id)
+    stored = folder(bench).find(act_id)
     if stored.approval is None:
         raise ActRefused(f"{act_id} is not approved yet: another officer runs `keys approve {act_id}`")
-    asked = acts.open_request(stored.request, manifest.officers, now())
-    asked = acts.require_approved(
-        stored.request,
-        stored.approval,
+    asked = require_by_two(bench, rotation, stored.request, stored.approval, act)
+    return asked, Approval(asked.officer, asked.id, despite=bool(asked.payload.get("despite_backups")))
+
+
+def require_by_two(bench: Bench, rotation: Rotation, request: str, approval: str, act: ActName) -> ActRequest:
+    """The request in these two notes, when it may be carried out at this moment; raises `ActRefused`."""
+    manifest = rotation.manifest
+    return acts.require_approved(
+        request,
+        approval,
         manifest.officers,
         now(),
         environment=manifest.environment,
         act=act,
-        payload=asked.payload,
+        payload=acts.open_request(request, manifest.officers, now()).payload,
         manifest_version=manifest.version,
-        done=kept.done(),
+        done=folder(bench).done(),
     )
-    return asked, Approval(asked.officer, asked.id, despite=bool(asked.payload.get("despite_backups")))
 
 
 def confirm(question: str, *, yes: bool) -> None:

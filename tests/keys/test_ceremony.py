@@ -48,6 +48,7 @@ CEREMONY = """
 import gc, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
+from traceback import walk_tb
 from keys.ceremony import Transcript, collect, deal
 from keys.errors import KeysError
 from keys.root_shares import read_descriptor, write_descriptor
@@ -72,8 +73,15 @@ except (KeysError, KeyboardInterrupt) as error:
     held = error
 finally:
     Path(folder, "transcript").write_text(transcript.text())
+
+def frames(error):
+    while error is not None:
+        yield from (frame for frame, _ in walk_tb(error.__traceback__))
+        error = error.__context__
+
 if held is not None:
     print("refused:", held)
+    print("frames with locals:", sorted({frame.f_code.co_name for frame in frames(held) if frame.f_locals}))
     print("secrets held:", sum(type(thing) is Secret for thing in gc.get_objects()))
     sys.exit(1)
 print("the end")
@@ -380,7 +388,7 @@ def test_a_terminal_in_a_strange_mode() -> None:
     script = 'stty -icanon -icrnl -isig -echo; "$1" -c "$2"; echo done'
     with Terminal(["sh", "-c", script, "sh", sys.executable, code], cwd=ROOT) as t:
         t.expect("name? ")
-        t.send("ada\r")
+        t.send("adx\x7fa\r")
         t.expect("ADA\n")
         t.expect("done")
         assert not t.settings[3] & (termios.ICANON | termios.ISIG | termios.ECHO)
@@ -633,6 +641,7 @@ def test_shares_that_make_another_root(ceremony: Ceremony) -> None:
         give(t, forged)
         give(t, paper.shares["Ben"])
         t.expect("refused: these shares do not make this key store's root\n")
+        t.expect("frames with locals: ['<module>', 'collect', 'collect_secret']\n")
         t.expect("secrets held: 0\n")
         assert t.wait() == 1
 
