@@ -17,7 +17,7 @@ from keys.states import State
 ALGORITHMS: Mapping[Purpose, str] = {
     "kek": "AES-256-GCM",
     "fingerprint": "HMAC-SHA-256",
-    "hpke": "X25519, HKDF-SHA-256, AES-256-GCM",
+    "hpke": "X25519 (HPKE)",
     "manifest-signing": "Ed25519",
     "audit-mac": "HMAC-SHA-256",
     "audit-head": "Ed25519",
@@ -64,6 +64,7 @@ def inventory(manifest: Manifest, dependents: Dependents) -> dict[str, Any]:
         "roots": [_root(entry) for entry in manifest.roots],
         "keys": [
             {
+                "title": key.title,
                 **{name: value for name, value in _fields(key).items() if name != "commitment"},
                 "algorithm": ALGORITHMS[key.purpose],
                 "strength_bits": STRENGTH_BITS.get(ALGORITHMS[key.purpose], CURVE25519_BITS),
@@ -107,11 +108,11 @@ def _urgent(manifest: Manifest, dependents: Dependents) -> Iterator[str]:
         count = dependents.of(key) or 0
         if key.state is State.COMPROMISED:
             yield (
-                f"{key.title} is compromised and wraps {count:,} records: `gateway reseal`, then"
+                f"{key.title} is compromised and wraps {_records(count)}: `gateway reseal`, then"
                 f" `keys destroy {key.number}`."
             )
         elif key.state is State.RETIRED and count:
-            yield f"{key.title} is retired and still wraps {count:,} records: `keys rewrap`."
+            yield f"{key.title} is retired and still wraps {_records(count)}: `keys rewrap`."
         elif key.state is State.RETIRED:
             yield f"{key.title} is retired and wraps nothing: `keys destroy {key.number}` once its backups are gone."
     for key in manifest.of("fingerprint"):
@@ -140,6 +141,10 @@ def _roots_due(manifest: Manifest) -> Iterator[str]:
                     f"{custodian.name} left on {custodian.left:%Y-%m-%d} with a share of root {root.number}, of which"
                     f" {root.threshold} open it: `keys ceremony replace`, then `keys rotate` and `keys rewrap`."
                 )
+
+
+def _records(count: int) -> str:
+    return f"{count:,} record{'' if count == 1 else 's'}"
 
 
 def _dated(what: str, date: datetime, now: datetime, remedy: str) -> Iterator[str]:

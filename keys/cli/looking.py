@@ -44,13 +44,10 @@ def show_inventory(config: Config = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(report))
         return
-    table = Table("key", "state", "algorithm", "held by", "protects until", "opens until", "records")
-    for key in report["keys"]:
+    table = Table("key", "state", "algorithm", "protects until", "records", box=None, padding=(0, 1), pad_edge=False)
+    for key in sorted(report["keys"], key=lambda key: (key["purpose"], key["holder"], key["number"])):
         records = "" if key["records"] is None else f"{key['records']:,}"
-        dates = key["originate_until"][:10], key["process_until"][:10]
-        table.add_row(
-            f"{key['purpose']} {key['number']}", key["state"], key["algorithm"], key["holder"], *dates, records
-        )
+        table.add_row(key["title"], key["state"], key["algorithm"], key["originate_until"][:10], records)
     Console().print(table)
     for root in report["roots"]:
         held = ", ".join(custodian["name"] for custodian in root["custodians"])

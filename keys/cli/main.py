@@ -11,6 +11,7 @@ from keys.memory import forbid_dumps
 app = typer.Typer(
     help="Run the key hierarchy: root key, KEK generations, the data keys they wrap. Read deploy/RUNBOOK.md first.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
