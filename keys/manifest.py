@@ -19,6 +19,7 @@ from keys.errors import (
     ClockBehind,
     ManifestForeign,
     ManifestForged,
+    ManifestRefused,
     ManifestRolledBack,
     UnknownKey,
 )
@@ -28,6 +29,7 @@ from keys.signing import open_note, sign_note, text_of
 from keys.states import State, require_move
 
 SIGNER = "gateway-keys"
+FORMAT: Literal[2] = 2
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
 Purpose = Literal["kek", "fingerprint", "hpke", "manifest-signing", "audit-mac", "audit-head", "api-digest"]
@@ -103,7 +105,7 @@ class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All keys of one environment. `version` grows by one with every change."""
 
-    format: Literal[2] = 2
+    format: Literal[2] = FORMAT
     environment: str
     version: int
     written: datetime
@@ -174,6 +176,12 @@ class Claim(msgspec.Struct, frozen=True):
         raise ManifestForged(FORGED)
 
 
+class Format(msgspec.Struct, frozen=True):
+    """Which format an unverified manifest says it has."""
+
+    format: int
+
+
 FORGED = "the manifest is not signed by this key store's own key: restore the key store from its backup"
 
 
@@ -186,7 +194,13 @@ def sign_manifest(manifest: Manifest, seed: Secret[bytes]) -> bytes:
 def claim_of(raw: bytes) -> Claim:
     """Which keys to try on a manifest file. Nothing of it is believed before `read_manifest`."""
     try:
-        return msgspec.json.decode(text_of(raw.decode()), type=Claim)
+        text = text_of(raw.decode())
+        if (written := msgspec.json.decode(text, type=Format).format) != FORMAT:
+            raise ManifestRefused(
+                f"the manifest is of format {written}, this release reads format {FORMAT}: use the release that wrote"
+                " it (a demo begins anew with ./deploy/run --reset)"
+            )
+        return msgspec.json.decode(text, type=Claim)
     except (UnicodeDecodeError, msgspec.MsgspecError):
         raise ManifestForged(FORGED) from None
 
