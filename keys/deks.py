@@ -68,6 +68,11 @@ class DekTable:
         async with self._connection.transaction():
             await self._mirror(manifest.keys)
 
+    async def mirrored(self) -> dict[tuple[str, int], State]:
+        """The state of each generation and each fingerprint version, as the database last heard of it."""
+        rows = await self._connection.fetch(self._sql.mirrored)
+        return {(row["purpose"], row["number"]): State(row["state"]) for row in rows}
+
     async def await_writers(self) -> None:
         """Wait until every transaction has ended that may have used what the mirror allowed before."""
         for _ in range(LOCK_TRIES_MAX):

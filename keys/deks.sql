@@ -24,6 +24,10 @@ ON CONFLICT (version) DO UPDATE SET state = EXCLUDED.state WHERE fingerprint_ver
 -- Writers queue behind the barrier: less than they wait for, more than an autovacuum needs to step aside.
 SET LOCAL lock_timeout = '1500ms';
 
+-- name: mirrored
+SELECT 'kek' AS purpose, generation AS number, state FROM gateway.key_generations
+UNION ALL SELECT 'fingerprint', version, state FROM gateway.fingerprint_versions;
+
 -- name: await_writers
 SELECT gateway.await_writers();
 

@@ -214,11 +214,11 @@ class OpenKeystore:
         return self.store.add_key(self.root, self.root_number, key, entry)
 
     def publish(
-        self, manifest: Manifest, act: Act, now: datetime, *, signing: Secret[bytes] | None = None
+        self, manifest: Manifest, act: Act, now: datetime, *, signing: Secret[bytes] | None = None, above: int = 0
     ) -> "OpenKeystore":
-        """Write the next manifest, signed; the fleet follows within two seconds."""
-        seed = self.signing if signing is None else signing
-        following = msgspec.structs.replace(manifest, version=self.manifest.version + 1, written=now, act=act)
+        """Write the next manifest, signed, with a version above `above`; the fleet follows within two seconds."""
+        seed, version = self.signing if signing is None else signing, max(self.manifest.version, above) + 1
+        following = msgspec.structs.replace(manifest, version=version, written=now, act=act)
         write_private(self.store.directory / MANIFEST, sign_manifest(following, seed), replace=True)
         return OpenKeystore(self.store, self.root, self.root_number, seed, following)
 

@@ -191,6 +191,29 @@ class Rotation:
         row = self._row("keys.restore", Outcome.DONE, f"manifest-{self.manifest.version}", now)
         await self.table.settle(self.manifest.version, row)
 
+    async def catch_up(self, officer: str, now: datetime) -> None:
+        """Go on from a key store that is older than the database, where it lacks no key that the database needs.
+
+        States follow the database, which heard of them later; the manifest gets a version above any that was seen.
+        """
+        await self.table.lock()
+        following = self.manifest
+        for (purpose, number), state in (await self.table.mirrored()).items():
+            known = [key for key in following.of(purpose) if key.number == number]  # type: ignore[arg-type] # a CHECK
+            if not known and state is not State.DESTROYED:
+                raise KeyRefused(f"this key store lacks {purpose} {number}, which is {state}: find a newer backup")
+            for key in known:
+                changed = msgspec.structs.replace(key, state=state)
+                following = msgspec.structs.replace(
+                    following, keys=tuple(changed if k.id == key.id else k for k in following.keys)
+                )
+        gone = [key.id for key in following.keys if key.state is State.DESTROYED]
+        act = Act("catch-up", f"manifest-{self.manifest.version}", officer)
+        self.keys = self.keys.publish(following, act, now, above=await self.table.version_seen())
+        for key_id in gone:
+            self.keys.discard(key_id)
+        await self._complete(now)
+
     async def change(self, following: Manifest, act: Act, now: datetime) -> None:
         """Any other change of the manifest: officers, roots, backups."""
         await self._change(following, act, now)

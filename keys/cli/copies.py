@@ -25,6 +25,7 @@ from keys.keystore import MANIFEST
 from keys.manifest import Act, Backup
 from keys.officers import OfficerKey, find_officer, open_officer_key
 from keys.process_keys import HOLDERS, process_key_path, read_process_keys
+from keys.rotation import Rotation
 from keys.states import State
 
 STORE, SECRETS = "store", "secrets"
@@ -66,6 +67,9 @@ def backup(
 @commands.command()
 def restore(
     source: Annotated[str, typer.Option("--from", help="The backup file.")],
+    older: Annotated[
+        bool, typer.Option("--older", help="Go on although the database has seen a newer key store.")
+    ] = False,
     officer: OfficerFile = None,
     passphrase_file: PassphraseFile = None,
     config: Config = None,
@@ -73,12 +77,14 @@ def restore(
 ) -> None:
     """Put a key store back on a host that has none, then check it with the root and bring the database up to it.
 
-    Restore the database first, and have the root at hand: with one of the three missing nothing opens.
+    Restore the database first, and have the root at hand: with one of the three missing nothing opens. A backup older
+    than the database is refused; where no newer one is left, run this again with `--older`: it goes on if the backup
+    lacks no key that the database needs, and takes their states from there. Then look through `keys officer list`.
 
     Example: keys restore --from /media/usb/keys-2026-11.backup --officer ada.key
     """
     bench = Bench.of(config)
-    version = run(_restore(bench, Path(source), officer, passphrase_file))
+    version = run(_restore(bench, Path(source), officer, passphrase_file, older=older))
     tell(as_json, {"manifest": version}, f"The key store is back, at manifest {version}. Now: `keys verify`.")
 
 
@@ -122,7 +128,11 @@ def _files(bench: Bench) -> Mapping[str, bytes]:
     return files
 
 
-async def _restore(bench: Bench, source: Path, officer: str | None, passphrase_file: str | None) -> int:
+async def _restore(
+    bench: Bench, source: Path, officer: str | None, passphrase_file: str | None, *, older: bool
+) -> int:
+    if bench.keystore.exists() and older:
+        return await _catch_up(bench, officer, passphrase_file)
     if bench.keystore.exists():
         raise KeystoreRefused(
             f"{bench.keystore.directory} holds a key store: it is never overwritten; move it away first"
@@ -137,9 +147,20 @@ async def _restore(bench: Bench, source: Path, officer: str | None, passphrase_f
         if top not in places:
             raise BackupRefused("this backup holds what no key store has: it was not made by `keys backup`")
         write_private(places[top] / rest, files[name], replace=True)
+    if older:
+        return await _catch_up(bench, officer, passphrase_file)
     async with bench.changing() as rotation:
         if rotation.finished is None:
             await rotation.settle(now())
+        return rotation.manifest.version
+
+
+async def _catch_up(bench: Bench, officer: str | None, passphrase_file: str | None) -> int:
+    async with bench.table() as table:
+        rotation = Rotation(bench.open(), table, bench.pen, bench.secrets)
+        if rotation.manifest.version < await table.version_seen():
+            _, known = sign_in(rotation.manifest, officer, passphrase_file)
+            await rotation.catch_up(known.name, now())
         return rotation.manifest.version
 
 
