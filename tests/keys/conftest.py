@@ -1,13 +1,20 @@
-"""Fixtures of the keys package's tests: a moment, a root key that costs nothing to open, a key store."""
+"""Fixtures of the keys package's tests: a moment, a root key that costs nothing to open, a key store, a city."""
 
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from keys import passphrase
 from keys.keystore import Keystore
+from keys.manifest import RootEntry
 from keys.primitives import new_key
 from keys.root_file import FileRoot
+from keys.states import State
+from tests.keys.commands import run, run_async
+from tests.keys.database import city, owner, owner_of_all, postgres
+
+__all__ = ["city", "owner", "owner_of_all", "postgres", "run", "run_async"]
 
 
 @pytest.fixture
@@ -23,14 +30,27 @@ def root() -> FileRoot:
 
 
 @pytest.fixture
+def cheap_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argon2id at its lowest cost, for root keys that do have a file."""
+    monkeypatch.setattr(passphrase, "OPERATIONS", 1)
+    monkeypatch.setattr(passphrase, "MEMORY_KIB", 8)
+
+
+@pytest.fixture
+def root_entry(now: datetime) -> RootEntry:
+    """What the manifest says of the root."""
+    return RootEntry(1, "file", "file:/root.key", State.ACTIVE, now)
+
+
+@pytest.fixture
 def secrets_directory(tmp_path: Path) -> Path:
     """Where the processes' own keys come to lie."""
     return tmp_path / "secrets"
 
 
 @pytest.fixture
-def store(tmp_path: Path, root: FileRoot, secrets_directory: Path, now: datetime) -> Keystore:
+def store(tmp_path: Path, root: FileRoot, root_entry: RootEntry, secrets_directory: Path, now: datetime) -> Keystore:
     """A key store of the environment `demo`, initialised."""
     keystore = Keystore(tmp_path / "keystore", "demo")
-    keystore.initialise(root, "file", secrets_directory, now)
+    keystore.initialise(root, root_entry, secrets_directory, now)
     return keystore

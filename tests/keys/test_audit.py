@@ -16,7 +16,7 @@ EVENT = AuditEvent("parks", "card.opened", Outcome.DONE, "app_1", "ch_1", "reaso
 @pytest.fixture
 def pen() -> AuditPen:
     """What the api process writes with."""
-    return AuditPen("api", new_key())
+    return AuditPen("api", {1: new_key()})
 
 
 def test_a_row_verifies(pen: AuditPen, now: datetime) -> None:
@@ -44,13 +44,16 @@ def test_every_field_counts(pen: AuditPen, now: datetime) -> None:
         replace(row, occurred_at=now + timedelta(microseconds=1)),
         replace(row, process="worker"),
         replace(row, mac=bytes(32)),
+        replace(row, mac_key=2),
         replace(row, mac=row.mac[:-1]),
         replace(row, mac=b""),
     ]
     for field in fields(EVENT):
         other: Any = Outcome.FAILED if field.name == "outcome" else "other"
         altered.append(replace(row, event=replace(EVENT, **{field.name: other})))
-    assert {field.name for field in fields(row)} == {"event_id", "occurred_at", "process", "event", "mac"}
+    assert {field.name for field in fields(row)} == {
+        *("event_id", "occurred_at", "process", "event", "mac_key", "mac")
+    }
 
     for one in altered:
         with pytest.raises(BrokenSeal, match=f"^audit row {one.event_id} was not written by {one.process}$"):
@@ -67,7 +70,7 @@ def test_text_does_not_wander_between_fields(pen: AuditPen, now: datetime) -> No
 
 def test_another_process_cannot_write_it(pen: AuditPen, now: datetime) -> None:
     """A row in the name of another process, under any key but that one's, is found."""
-    forged = replace(AuditPen("worker", new_key()).row(EVENT, now), process="api")
+    forged = replace(AuditPen("worker", {1: new_key()}).row(EVENT, now), process="api")
 
     with pytest.raises(BrokenSeal):
         pen.verify(forged)
@@ -77,7 +80,7 @@ def test_as_the_database_gives_it_back(pen: AuditPen, now: datetime) -> None:
     """Rebuilt from columns, the outcome a plain text and the moment in UTC, the row still verifies."""
     row = pen.row(EVENT, now)
     event = replace(EVENT, outcome=Outcome("done"))
-    read = AuditRow(row.event_id, datetime.fromisoformat(now.isoformat()).astimezone(UTC), "api", event, row.mac)
+    read = AuditRow(row.event_id, datetime.fromisoformat(now.isoformat()).astimezone(UTC), "api", event, 1, row.mac)
     pen.verify(read)
 
     assert read == row
@@ -107,3 +110,27 @@ def test_an_event_needs_only_what_happened(pen: AuditPen, now: datetime) -> None
     pen.verify(pen.row(event, now))
 
     assert (event.department, event.subject, event.reason, event.request_id) == ("city", "", "", "")
+
+
+def test_the_newest_key_writes_and_every_key_checks(now: datetime) -> None:
+    """After a rotation rows are written with the new key and name it; those under the old one still verify."""
+    old, new = new_key(), new_key()
+    pen = AuditPen("api", {1: old})
+    before = pen.row(EVENT, now)
+    pen.renew({1: old, 2: new})
+    after = pen.row(EVENT, now)
+
+    assert (before.mac_key, after.mac_key) == (1, 2)
+    for row in (before, after):
+        pen.verify(row)
+    with pytest.raises(BrokenSeal):
+        AuditPen("api", {1: old}).verify(after)
+
+
+def test_the_number_of_the_key_is_part_of_what_is_told(now: datetime) -> None:
+    """A row that names another number does not verify, though the same key stands behind both."""
+    key = new_key()
+    row = AuditPen("api", {1: key}).row(EVENT, now)
+
+    with pytest.raises(BrokenSeal):
+        AuditPen("api", {1: key, 2: key}).verify(replace(row, mac_key=2))

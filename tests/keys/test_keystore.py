@@ -1,7 +1,8 @@
-"""The key store: made whole or made again, and every way to tamper with its files found and named."""
+"""The key store: made whole or made again; keys added, published and discarded; where it may lie.
 
-import base64
-from collections.abc import Callable, Iterator
+What happens when somebody tampers with it is told in `test_tampering`.
+"""
+
 from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -9,35 +10,20 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from keys import keystore
-from keys.errors import KeysError, KeystoreRefused, ManifestRefused, RootRefused
+from keys import keystore, process_keys
+from keys.errors import KeyRefused, KeystoreRefused, RootRefused
 from keys.files import write_private
-from keys.keystore import (
-    MANIFEST,
-    PROCESSES,
-    SIGNING_KEY,
-    Keystore,
-    open_keystore,
-    process_key_path,
-    read_process_key,
-)
-from keys.manifest import Manifest, sign_manifest
-from keys.primitives import commitment, context, new_key
-from keys.ring import State, Use
+from keys.keystore import Keystore, open_keystore
+from keys.manifest import KEYSTORE, Act, Manifest, RootEntry
+from keys.primitives import commitment, new_key
+from keys.process_keys import HOLDERS, read_process_keys
 from keys.root_file import FileRoot
-from keys.secret import Secret
 from keys.settings import DatabaseSection, KeysSection
+from keys.states import State, Use
 
-FILES = 10
-"""How many files a start makes: three wrapped keys, six of the processes, the manifest."""
-
-Tamper = Callable[[Keystore, FileRoot], None]
-
-
-def blob(store: Keystore, kind: str) -> Path:
-    """The file of the one key of this kind."""
-    (path,) = store.directory.glob(f"{kind}-*")
-    return path
+WRAPPED = ("manifest-signing", "kek", "fingerprint", "hpke")
+FILES = len(WRAPPED) + len(HOLDERS) + 1
+"""How many files a start makes: wrapped keys, those of the processes, the manifest."""
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -45,87 +31,76 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def seed(store: Keystore, root: FileRoot) -> Secret[bytes]:
-    """The manifest's signing key, opened as somebody with the root would."""
-    bound = context("keystore/v1", store.environment, SIGNING_KEY, "manifest-signing", 1)
-    return root.unwrap((store.directory / SIGNING_KEY).read_bytes(), bound)
-
-
-def publish(store: Keystore, root: FileRoot, manifest: Manifest) -> None:
-    """Sign a manifest rightly and put it in the place of the old one."""
-    write_private(store.directory / MANIFEST, sign_manifest(manifest, seed(store, root)), replace=True)
-
-
-def spellings(secret: bytes) -> Iterator[str]:
-    """What a message might let slip of a secret: its first half is enough."""
-    for part in (secret, secret[: len(secret) // 2]):
-        yield from (part.hex(), base64.b64encode(part).decode().rstrip("="), repr(part)[2:-1])
-
-
 # --- made ---
 
 
-def test_what_is_made(store: Keystore, root: FileRoot, secrets_directory: Path, now: datetime) -> None:
-    """A KEK, a fingerprint key, a signing key, and what each process needs: active, for one year and four."""
-    manifest = store.manifest(root)
+def test_what_is_made(store: Keystore, root: FileRoot, root_entry: RootEntry, now: datetime) -> None:
+    """One key of each kind, and what each process needs: active, for one year and four; the root is named."""
+    manifest = store.open(root).manifest
     purposes = sorted((key.purpose, key.holder) for key in manifest.keys)
 
-    assert (manifest.version, manifest.environment, manifest.root, manifest.written) == (1, "demo", "file", now)
-    assert purposes == sorted(
-        [("kek", "keystore"), ("fingerprint", "keystore"), ("manifest-signing", "keystore"), ("api-digest", "api")]
-        + [("audit-mac", process) for process in PROCESSES]
-    )
-    assert {(key.state, key.number) for key in manifest.keys} == {(State.ACTIVE, 1)}
+    assert (manifest.version, manifest.environment, manifest.written) == (1, "demo", now)
+    assert (manifest.roots, manifest.root) == ((root_entry,), root_entry)
+    assert purposes == sorted([(purpose, KEYSTORE) for purpose in WRAPPED] + [(p, holder) for holder, p in HOLDERS])
+    assert {(key.state, key.number, key.since) for key in manifest.keys} == {(State.ACTIVE, 1, now)}
     assert {key.originate_until - now for key in manifest.keys} == {timedelta(days=365)}
     assert {key.process_until - now for key in manifest.keys} == {timedelta(days=1460)}
-    assert len({key.id for key in manifest.keys}) == len(manifest.keys) == 9
+    assert len({key.id for key in manifest.keys}) == len(manifest.keys) == FILES - 1
 
 
 def test_files_are_private_and_hold_no_key(store: Keystore, root: FileRoot, secrets_directory: Path) -> None:
     """Every file is 0600, and neither keys nor their bytes in hexadecimal stand in the key store."""
-    ring = store.ring(root)
-    keys = [ring.active.secret.reveal(), ring.fingerprint.secret.reveal(), seed(store, root).reveal()]
-    keys += [read_process_key(secrets_directory, process, "audit-mac").reveal() for process in PROCESSES]
+    keys = store.open(root)
+    secrets = [keys.secret(entry).reveal() for entry in keys.manifest.keys if entry.holder == KEYSTORE]
+    secrets += [read_process_keys(secrets_directory, *holder)[1].reveal() for holder in HOLDERS]
     stored = b"".join(contents(store.directory).values())
 
-    assert not any(key in stored or key.hex().encode() in stored for key in keys)
-    assert {path.stat().st_mode & 0o777 for path in store.directory.iterdir()} == {0o600}
-    assert store.directory.stat().st_mode & 0o777 == 0o700
-    assert len(set(keys)) == 8
+    assert not any(secret in stored or secret.hex().encode() in stored for secret in secrets)
+    assert {path.stat().st_mode & 0o777 for path in store.directory.rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (store.directory, store.directory / "root-1")} == {0o700}
+    assert len(set(secrets)) == FILES - 1
 
 
 def test_the_ring_works(store: Keystore, root: FileRoot, now: datetime) -> None:
     """The ring of a new store wraps and unwraps, and indexes."""
-    ring = store.ring(root)
+    ring = store.open(root).ring()
     place = ring.place("parks", "tok_1")
     dek, wrapped = ring.new_dek(place, now)
 
     assert ring.unwrap(place, wrapped, now).reveal() == dek.reveal()
-    assert (ring.environment, ring.version, ring.active.number, ring.fingerprint.number) == ("demo", 1, 1, 1)
+    assert (ring.environment, ring.version, ring.written) == ("demo", 1, now)
+    assert (ring.active.number, ring.fingerprint.number) == (1, 1)
     assert ring.fingerprint.require(Use.ORIGINATE, now) is ring.fingerprint.secret
 
 
 def test_processes_keys_are_those_of_the_manifest(store: Keystore, root: FileRoot, secrets_directory: Path) -> None:
-    """Each process' key has the commitment that the manifest states, and a directory of its own."""
-    manifest = store.manifest(root)
-    for entry in (*manifest.of("audit-mac"), *manifest.of("api-digest")):
-        key = read_process_key(secrets_directory, entry.holder, entry.purpose)
+    """Each process' key has the commitment that the manifest states."""
+    manifest = store.open(root).manifest
+    for holder, purpose in HOLDERS:
+        entry = manifest.key(purpose, 1, holder)
+        key = read_process_keys(secrets_directory, holder, purpose)[1]
         assert commitment(key, entry.id).hex() == entry.commitment
-        assert process_key_path(secrets_directory, entry.holder, entry.purpose).parent.name == entry.holder
 
 
-def test_a_store_is_made_once(store: Keystore, root: FileRoot, secrets_directory: Path, now: datetime) -> None:
+def test_a_store_is_made_once(
+    store: Keystore, root: FileRoot, root_entry: RootEntry, secrets_directory: Path, now: datetime
+) -> None:
     """Where a manifest is, nothing is made again, and nothing changes."""
     before = contents(store.directory.parent)
 
     with pytest.raises(KeystoreRefused, match=r"is initialised already$"):
-        store.initialise(root, "file", secrets_directory, now)
+        store.initialise(root, root_entry, secrets_directory, now)
     assert contents(store.directory.parent) == before
 
 
 @pytest.mark.parametrize("files", range(FILES))
 def test_an_interrupted_start_is_finished(
-    tmp_path: Path, root: FileRoot, now: datetime, monkeypatch: pytest.MonkeyPatch, files: int
+    tmp_path: Path,
+    root: FileRoot,
+    root_entry: RootEntry,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+    files: int,
 ) -> None:
     """However many files the first run wrote, it left no manifest, and the second run makes a store that works."""
     store, left = Keystore(tmp_path / "keystore", "demo"), iter(range(files))
@@ -136,228 +111,154 @@ def test_an_interrupted_start_is_finished(
         write_private(path, content, replace=replace)
 
     with monkeypatch.context() as interrupting:
-        interrupting.setattr(keystore, "write_private", write_until)
+        for module in (keystore, process_keys):
+            interrupting.setattr(module, "write_private", write_until)
         with pytest.raises(InterruptedError):
-            store.initialise(root, "file", tmp_path / "secrets", now)
+            store.initialise(root, root_entry, tmp_path / "secrets", now)
     assert len(contents(tmp_path)) == files
     assert not store.exists()
 
-    store.initialise(root, "file", tmp_path / "secrets", now)
-    assert store.ring(root).active.number == store.ring(root).fingerprint.number == 1
-    for entry in store.manifest(root).of("audit-mac"):
-        key = read_process_key(tmp_path / "secrets", entry.holder, "audit-mac")
+    store.initialise(root, root_entry, tmp_path / "secrets", now)
+    keys = store.open(root)
+    assert keys.ring().active.number == keys.ring().fingerprint.number == 1
+    for entry in keys.manifest.of("audit-mac"):
+        key = read_process_keys(tmp_path / "secrets", entry.holder, "audit-mac")[1]
         assert commitment(key, entry.id).hex() == entry.commitment
 
 
-def test_a_wide_directory_is_not_made_a_store(tmp_path: Path, root: FileRoot, now: datetime) -> None:
+def test_a_wide_directory_is_not_made_a_store(
+    tmp_path: Path, root: FileRoot, root_entry: RootEntry, now: datetime
+) -> None:
     """A directory that others may enter is refused before any key is made."""
     (tmp_path / "wide").mkdir()
     (tmp_path / "wide").chmod(0o755)
 
     with pytest.raises(KeystoreRefused, match="chmod 0700"):
-        Keystore(tmp_path / "wide", "demo").initialise(root, "file", tmp_path / "secrets", now)
+        Keystore(tmp_path / "wide", "demo").initialise(root, root_entry, tmp_path / "secrets", now)
     assert contents(tmp_path) == {}
 
 
-# --- tampered with ---
+# --- changed ---
 
 
-def swap_blobs(store: Keystore, root: FileRoot) -> None:
-    kek, fingerprint = blob(store, "kek"), blob(store, "fingerprint")
-    one, other = kek.read_bytes(), fingerprint.read_bytes()
-    kek.write_bytes(other)
-    fingerprint.write_bytes(one)
+def test_a_key_in_no_manifest_is_no_key(store: Keystore, root: FileRoot, now: datetime) -> None:
+    """A key that was made and not published is in no ring, and is listed as foreign."""
+    keys = store.open(root)
+    made = keys.make_key("kek", State.ACTIVE, now)
+
+    assert (made.number, made.purpose, made.holder) == (2, "kek", KEYSTORE)
+    assert list(store.open(root).ring().generations) == [1]
+    assert keys.foreign() == [store.path(1, made.id)]
 
 
-def put_foreign_blob(store: Keystore, root: FileRoot) -> None:
-    kek = blob(store, "kek")
-    kek.write_bytes(FileRoot(new_key()).wrap(new_key(), context("keystore/v1", "demo", kek.name, "kek", 1)))
+def test_a_published_manifest_is_the_next_one(store: Keystore, root: FileRoot, now: datetime) -> None:
+    """Version and time move on, the act is told, the new key works; the store as it was opened stays as it was."""
+    keys, later = store.open(root), now + timedelta(days=1)
+    made = keys.make_key("kek", State.PENDING, now)
+    published = keys.publish(keys.manifest.with_key(made), Act("prepare", made.id, "ada", "act_1"), later)
+
+    assert store.open(root).manifest == published.manifest
+    assert (published.manifest.version, published.manifest.written) == (2, later)
+    assert published.manifest.act == Act("prepare", made.id, "ada", "act_1")
+    assert keys.manifest.version == 1
+    assert store.open(root).ring().generations[2].state is State.PENDING
+    assert published.foreign() == []
 
 
-def put_other_key_of_this_root(store: Keystore, root: FileRoot) -> None:
-    kek = blob(store, "kek")
-    kek.write_bytes(root.wrap(new_key(), context("keystore/v1", "demo", kek.name, "kek", 1)))
+def test_signed_with_a_new_key(store: Keystore, root: FileRoot, now: datetime) -> None:
+    """A manifest signed with a new signing key opens by what it says of itself, the old key gone."""
+    keys = store.open(root)
+    old, seed = keys.manifest.active("manifest-signing"), new_key()
+    new = store.add_key(root, 1, seed, keystore.new_entry(seed, "manifest-signing", 2, now))
+    following = keys.manifest.with_key(new).moved(old, State.RETIRED, now)
+    keys.publish(following, Act("renew", new.id), now, signing=seed).discard(old.id)
+
+    assert store.open(root).manifest.active("manifest-signing") == new
+    assert not store.path(1, old.id).exists()
 
 
-def put_blob_of_other_environment(store: Keystore, root: FileRoot) -> None:
-    kek = blob(store, "kek")
-    kek.write_bytes(root.wrap(new_key(), context("keystore/v1", "live", kek.name, "kek", 1)))
+def test_a_discarded_key_is_gone(store: Keystore, root: FileRoot) -> None:
+    """Its file is overwritten and removed; discarding it again is no error."""
+    keys = store.open(root)
+    path = store.path(1, keys.manifest.active("hpke").id)
+    with path.open("rb") as held:
+        keys.discard(path.name)
+        keys.discard(path.name)
+        assert set(held.read()) == {0}
+    assert not path.exists()
 
 
-def flip_blob(store: Keystore, root: FileRoot) -> None:
-    raw = bytearray(blob(store, "kek").read_bytes())
-    raw[30] ^= 1
-    blob(store, "kek").write_bytes(raw)
-
-
-def truncate_blob(store: Keystore, root: FileRoot) -> None:
-    blob(store, "kek").write_bytes(blob(store, "kek").read_bytes()[:-1])
-
-
-def empty_blob(store: Keystore, root: FileRoot) -> None:
-    blob(store, "kek").write_bytes(b"")
-
-
-def remove_blob(store: Keystore, root: FileRoot) -> None:
-    blob(store, "kek").unlink()
-
-
-def link_blob(store: Keystore, root: FileRoot) -> None:
-    kek = blob(store, "kek")
-    kek.rename(store.directory.parent / "elsewhere")
-    kek.symlink_to(store.directory.parent / "elsewhere")
-
-
-def widen_blob(store: Keystore, root: FileRoot) -> None:
-    blob(store, "kek").chmod(0o640)
-
-
-def edit_manifest(store: Keystore, root: FileRoot) -> None:
-    manifest = store.directory / MANIFEST
-    manifest.write_bytes(manifest.read_bytes().replace(b'"active"', b'"retire"', 1))
-
-
-def edit_signature(store: Keystore, root: FileRoot) -> None:
-    raw = bytearray((store.directory / MANIFEST).read_bytes())
-    raw[-20] ^= 1
-    (store.directory / MANIFEST).write_bytes(raw)
-
-
-def sign_with_other_key(store: Keystore, root: FileRoot) -> None:
-    (store.directory / MANIFEST).write_bytes(sign_manifest(store.manifest(root), new_key()))
-
-
-def sign_with_other_root(store: Keystore, root: FileRoot) -> None:
-    signing, stranger = new_key(), FileRoot(new_key())
-    (store.directory / MANIFEST).write_bytes(sign_manifest(store.manifest(root), signing))
-    bound = context("keystore/v1", "demo", SIGNING_KEY, "manifest-signing", 1)
-    (store.directory / SIGNING_KEY).write_bytes(stranger.wrap(signing, bound))
-
-
-def name_other_environment(store: Keystore, root: FileRoot) -> None:
-    publish(store, root, msgspec.structs.replace(store.manifest(root), environment="live"))
-
-
-def truncate_manifest(store: Keystore, root: FileRoot) -> None:
-    (store.directory / MANIFEST).write_bytes((store.directory / MANIFEST).read_bytes()[:-10])
-
-
-def remove_manifest(store: Keystore, root: FileRoot) -> None:
-    (store.directory / MANIFEST).unlink()
-
-
-def link_manifest(store: Keystore, root: FileRoot) -> None:
-    (store.directory / MANIFEST).rename(store.directory.parent / "elsewhere")
-    (store.directory / MANIFEST).symlink_to(store.directory.parent / "elsewhere")
-
-
-def widen_manifest(store: Keystore, root: FileRoot) -> None:
-    (store.directory / MANIFEST).chmod(0o644)
-
-
-def widen_directory(store: Keystore, root: FileRoot) -> None:
-    store.directory.chmod(0o750)
-
-
-def remove_signing_key(store: Keystore, root: FileRoot) -> None:
-    (store.directory / SIGNING_KEY).unlink()
-
-
-NOT_TOGETHER = "`keys.root` and `keys.store` do not belong together, or a key file was swapped or altered"
-RESTORE_STORE = "restore the key store from its backup"
-
-
-@pytest.mark.parametrize(
-    ("tamper", "error", "told"),
-    [
-        (swap_blobs, RootRefused, NOT_TOGETHER),
-        (put_foreign_blob, RootRefused, NOT_TOGETHER),
-        (put_other_key_of_this_root, ManifestRefused, "is not the key that the manifest names: restore it"),
-        (put_blob_of_other_environment, RootRefused, NOT_TOGETHER),
-        (flip_blob, RootRefused, NOT_TOGETHER),
-        (truncate_blob, RootRefused, NOT_TOGETHER),
-        (empty_blob, RootRefused, NOT_TOGETHER),
-        (remove_blob, KeystoreRefused, "does not exist"),
-        (link_blob, KeystoreRefused, "it must be a plain file"),
-        (widen_blob, KeystoreRefused, "is open to others: `chmod 0600 "),
-        (edit_manifest, ManifestRefused, RESTORE_STORE),
-        (edit_signature, ManifestRefused, RESTORE_STORE),
-        (sign_with_other_key, ManifestRefused, RESTORE_STORE),
-        (sign_with_other_root, RootRefused, NOT_TOGETHER),
-        (name_other_environment, ManifestRefused, "correct `environment` or `keys.store`"),
-        (truncate_manifest, ManifestRefused, RESTORE_STORE),
-        (remove_manifest, KeystoreRefused, "manifest does not exist"),
-        (link_manifest, KeystoreRefused, "it must be a plain file"),
-        (widen_manifest, KeystoreRefused, "is open to others: `chmod 0600 "),
-        (widen_directory, KeystoreRefused, "must belong to this user alone: `chmod 0700 "),
-        (remove_signing_key, KeystoreRefused, "does not exist"),
-    ],
-)
-def test_tampering(store: Keystore, root: FileRoot, tamper: Tamper, error: type[KeysError], told: str) -> None:
-    """Each way gives one class of error, a message that says what to do, and not a byte of any secret."""
-    before = store.ring(root)
-    secrets = [before.active.secret, before.fingerprint.secret, seed(store, root)]
-    wrapped = [path.read_bytes() for path in store.directory.iterdir() if path.name != MANIFEST]
-    tamper(store, root)
-
-    with pytest.raises(KeysError) as caught:
-        store.ring(root)
-    message = str(caught.value)
-    assert caught.type is error
-    assert told in message
-    assert "\n" not in message
-    for secret in [*(secret.reveal() for secret in secrets), *wrapped]:
-        assert not any(spelling in message for spelling in spellings(secret))
-
-
-def test_another_root(store: Keystore) -> None:
-    """Another root opens nothing, and says that root and store do not belong together."""
-    with pytest.raises(RootRefused, match=NOT_TOGETHER):
-        store.manifest(FileRoot(new_key()))
-
-
-def test_another_environment(store: Keystore, root: FileRoot) -> None:
-    """The same directory under another environment's name does not open: every blob is bound to its own."""
-    with pytest.raises(RootRefused):
-        Keystore(store.directory, "live").ring(root)
-
-
-def test_destroyed_keys_need_no_file(store: Keystore, root: FileRoot) -> None:
+def test_destroyed_keys_need_no_file(store: Keystore, root: FileRoot, now: datetime) -> None:
     """A key that the manifest calls destroyed is not looked for, and not in the ring."""
-    manifest = store.manifest(root)
-    gone = [
-        msgspec.structs.replace(key, state=State.DESTROYED) if key.purpose == "kek" else key for key in manifest.keys
-    ]
-    publish(store, root, msgspec.structs.replace(manifest, version=2, keys=tuple(gone)))
-    blob(store, "kek").unlink()
+    keys = store.open(root)
+    (kek,) = keys.manifest.of("kek")
+    following = keys.manifest.moved(kek, State.COMPROMISED, now)
+    following = following.moved(following.key("kek", 1), State.DESTROYED, now)
+    keys.publish(following, Act("destroy", kek.id), now).discard(kek.id)
 
-    assert store.ring(root).generations == {}
-    assert store.ring(root).version == 2
+    assert store.open(root).ring().generations == {}
+    assert store.open(root).manifest.key("kek", 1).commitment == kek.commitment
 
 
-def test_a_blob_renamed_is_found(store: Keystore, root: FileRoot) -> None:
-    """A wrapped key under another id's name does not open, even one of the same root and purpose."""
-    kek, manifest = blob(store, "kek"), store.manifest(root)
-    renamed = [
-        msgspec.structs.replace(key, id="kek-0000000000000000") if key.purpose == "kek" else key
-        for key in manifest.keys
-    ]
-    publish(store, root, msgspec.structs.replace(manifest, keys=tuple(renamed)))
-    kek.rename(store.directory / "kek-0000000000000000")
+# --- two roots ---
 
-    with pytest.raises(RootRefused, match=NOT_TOGETHER):
-        store.ring(root)
+
+def both_roots(store: Keystore, root: FileRoot, now: datetime) -> FileRoot:
+    """Replace the root half-way: every key lies there under both. Gives the new root."""
+    keys, other = store.open(root), FileRoot(new_key())
+    for entry in keys.manifest.keys:
+        if entry.holder == KEYSTORE:
+            store.add_key(other, 2, keys.secret(entry), entry)
+    old = msgspec.structs.replace(keys.manifest.root, state=State.RETIRED)
+    new = RootEntry(2, "file", "file:/other.key", State.ACTIVE, now)
+    following = msgspec.structs.replace(keys.manifest, roots=(old, new))
+    keys.publish(following, Act("replace-root", "root-2"), now)
+    return other
+
+
+def test_either_root_opens_while_both_stand(store: Keystore, root: FileRoot, now: datetime) -> None:
+    """Processes with the old root and those with the new one see the same keys; a third root sees none."""
+    other = both_roots(store, root, now)
+    old, new = store.open(root), store.open(other)
+
+    assert (old.root_number, new.root_number) == (1, 2)
+    assert old.manifest == new.manifest
+    assert old.ring().active.secret.reveal() == new.ring().active.secret.reveal()
+    assert old.foreign() == new.foreign() == []
+    with pytest.raises(RootRefused, match="do not belong together"):
+        store.open(FileRoot(new_key()))
+
+
+def test_no_key_is_made_while_both_stand(store: Keystore, root: FileRoot, now: datetime) -> None:
+    """It would need both roots; the refusal says how to finish, and nothing is written."""
+    other = both_roots(store, root, now)
+    before = contents(store.directory)
+
+    for each in (root, other):
+        with pytest.raises(KeystoreRefused, match=r"^the root is being replaced .*`keys ceremony replace --finish`$"):
+            store.open(each).make_key("kek", State.ACTIVE, now)
+    assert contents(store.directory) == before
+
+
+def test_a_move_that_the_table_does_not_have(store: Keystore, root: FileRoot, now: datetime) -> None:
+    """No manifest can be made in which a key goes back."""
+    manifest: Manifest = store.open(root).manifest
+    retired = manifest.moved(manifest.active("kek"), State.RETIRED, now)
+
+    with pytest.raises(KeyRefused, match=r"^generation 1 is retired: it cannot become active$"):
+        retired.moved(retired.key("kek", 1), State.ACTIVE, now)
 
 
 # --- looked at ---
 
 
-def test_the_stamp_changes_with_the_manifest(store: Keystore, root: FileRoot) -> None:
+def test_the_stamp_changes_with_the_manifest(store: Keystore, root: FileRoot, now: datetime) -> None:
     """Looked at twice it is the same; a new manifest, even of the same size and second, has another."""
     before = store.stamp()
     assert before == store.stamp()
 
-    publish(store, root, store.manifest(root))
+    keys = store.open(root)
+    keys.publish(keys.manifest, Act("test", "nothing"), now)
     assert store.stamp() != before
 
 
@@ -425,9 +326,3 @@ def test_a_database_elsewhere_is_apart(tmp_path: Path) -> None:
     keys = KeysSection(root="file:/root.key", store=f"file:{tmp_path}", secrets="/secrets")
 
     assert open_keystore(keys, DatabaseSection(dsn="postgresql://host/x"), "demo").environment == "demo"
-
-
-def test_a_process_without_its_key(tmp_path: Path) -> None:
-    """A missing key of a process is named by its path."""
-    with pytest.raises(KeystoreRefused, match=r"api/audit-mac.key does not exist"):
-        read_process_key(tmp_path, "api", "audit-mac")

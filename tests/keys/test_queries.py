@@ -14,7 +14,7 @@ def test_the_queries_of_the_dek_table() -> None:
     queries = vars(load_queries("keys", "deks.sql"))
 
     assert list(queries) == re.findall(r"^-- name: (\w+)$", text, re.MULTILINE)
-    assert len(queries) == 7
+    assert len(queries) == text.count("-- name: ") > 20
     for query in queries.values():
         assert query.endswith(";")
         assert query in text

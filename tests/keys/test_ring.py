@@ -1,14 +1,15 @@
-"""The ring: the table of states and uses, dates to the microsecond, and who wraps what is new."""
+"""The ring: each use asked of state and date at that moment, to the microsecond; and who wraps what is new."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from keys.envelope import Place
 from keys.errors import BrokenSeal, KeyRefused, UnknownKey
 from keys.primitives import new_key
-from keys.ring import ALLOWED, Key, Ring, State, Use, WrappedDek
+from keys.ring import Key, Ring, WrappedDek
+from keys.states import State, Use
 
 MICROSECOND = timedelta(microseconds=1)
 DAY = timedelta(days=1)
@@ -25,6 +26,7 @@ MAY = {
     (State.DESTROYED, Use.PROCESS): False,
 }
 PLACE = Place("demo", "parks", "tok_1")
+WRITTEN = datetime(2026, 3, 14, tzinfo=UTC)
 
 
 def key(number: int, state: State, now: datetime) -> Key:
@@ -35,19 +37,13 @@ def key(number: int, state: State, now: datetime) -> Key:
 def ring(*keys: Key) -> Ring:
     """A ring of these generations, and of a fingerprint key for each."""
     numbered = {key.number: key for key in keys}
-    return Ring("demo", 3, numbered, numbered)
+    return Ring("demo", 3, WRITTEN, numbered, numbered)
 
 
 def in_state(given: Ring, number: int, state: State) -> Ring:
     """The ring after one generation moved to another state."""
     moved = replace(given.generations[number], state=state)
     return replace(given, generations={**given.generations, number: moved})
-
-
-def test_the_table_is_complete() -> None:
-    """Every state says of every use whether it is allowed, and this test names every pair."""
-    assert set(ALLOWED) == set(State)
-    assert set(MAY) == {(state, use) for state in State for use in Use}
 
 
 @pytest.mark.parametrize(("state", "use"), MAY)
@@ -144,6 +140,15 @@ def test_exactly_one_active(states: list[State], now: datetime) -> None:
         given.new_dek(PLACE, now)
     with pytest.raises(UnknownKey, match=told):
         _ = given.fingerprint
+
+
+def test_a_card_is_looked_for_under_every_key_that_may_know_it(now: datetime) -> None:
+    """Older fingerprint keys come first, by number, and the one for what is new last; others index nothing."""
+    states = [State.DESTROYED, State.COMPROMISED, State.ACTIVE, State.RETIRED, State.PENDING]
+    given = ring(*(key(number, state, now) for number, state in enumerate(states, start=1)))
+
+    assert [one.number for one in given.indexing] == [2, 4, 3]
+    assert given.indexing[-1] is given.fingerprint
 
 
 def test_a_ring_shows_no_key(now: datetime) -> None:
