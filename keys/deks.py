@@ -54,6 +54,13 @@ class DekTable:
         if not await self._connection.fetchval(self._sql.lock_key_store):
             raise KeystoreRefused("another `keys` command is changing the key store: wait until it has ended")
 
+    async def is_alone(self) -> bool:
+        """Whether no other command is changing the key store at this moment."""
+        if not await self._connection.fetchval(self._sql.lock_key_store):
+            return False
+        await self._connection.execute(self._sql.unlock_key_store)
+        return True
+
     async def version_seen(self) -> int:
         """The highest manifest version that the database knows, 0 when it knows none."""
         return await self._connection.fetchval(self._sql.version_seen) or 0

@@ -4,6 +4,9 @@
 -- One change of the key store at a time, wherever the commands run. Gone with the connection.
 SELECT pg_try_advisory_lock(hashtextextended('gateway.key_store', 0));
 
+-- name: unlock_key_store
+SELECT pg_advisory_unlock(hashtextextended('gateway.key_store', 0));
+
 -- name: version_seen
 SELECT version FROM gateway.key_manifest;
 

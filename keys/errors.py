@@ -11,6 +11,7 @@
     |  `- RootUnavailable       what holds it does not answer now; trying again may help
     |- KeystoreRefused          the key store's files are not as they must be
     |  |- KeySwapped            a wrapped key was altered, or another stands in its place
+    |  |- KeyMissing            a wrapped key that the manifest names is not there
     |  `- KeyForeign            a key lies there that the manifest does not name
     |- ManifestRefused          the manifest cannot be trusted
     |  |- ManifestForged        it is not signed by this key store's own key
@@ -81,6 +82,12 @@ class KeySwapped(KeystoreRefused):
     """A wrapped key was altered, or is not the one that the manifest names."""
 
     event = "key.swapped"
+
+
+class KeyMissing(KeystoreRefused):
+    """A wrapped key that the manifest names is gone."""
+
+    event = "key.missing"
 
 
 class KeyForeign(KeystoreRefused):

@@ -69,6 +69,12 @@ def remove_private(path: Path) -> None:
     _sync_directory(path.parent)
 
 
+def remove_drafts(directory: Path, name: str) -> None:
+    """Remove what writers that were killed have left of files of such a name (a pattern of `fnmatch`)."""
+    for draft in directory.glob(f".{name}.[0-9]*"):
+        remove_private(draft)
+
+
 def make_private_directory(path: Path) -> None:
     """Make a directory of mode 0700 where there is none yet; raises `KeystoreRefused` where it cannot."""
     try:

@@ -1,6 +1,7 @@
 """The key store: a directory of its own that holds the manifest and every wrapped key. Never PostgreSQL.
 
     <store>/manifest            the signed manifest (`keys.manifest`)
+    <store>/set-aside/          files that no manifest names, found among the keys
     <store>/root-<n>/<key id>   one key, wrapped by root n, bound to environment, id, purpose and number
 
 A key is written first and the manifest last, by rename: a reader sees the old state or the new one, and what an
@@ -8,6 +9,7 @@ interrupted command left behind is a file that no manifest names. While a root i
 there twice, so that processes with either root follow.
 """
 
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ import msgspec
 
 from keys.errors import (
     KeyForeign,
+    KeyMissing,
     KeystoreRefused,
     KeySwapped,
     RootRefused,
@@ -46,13 +49,14 @@ from keys.manifest import (
 from keys.primitives import commitment, context, new_key, require_equal
 from keys.process_keys import HOLDERS, make_process_key, process_key_path, read_process_keys
 from keys.ring import Key, Ring
-from keys.root import RootKey
+from keys.root import NOT_THIS_ROOT, RootKey
 from keys.secret import Secret
 from keys.settings import DatabaseSection, KeysSection
 from keys.signing import public_key
 from keys.states import State
 
 MANIFEST = "manifest"
+SET_ASIDE = "set-aside"
 
 ORIGINATE_DAYS = 365
 PROCESS_DAYS = 365 * 4
@@ -145,6 +149,14 @@ class Keystore:
         """Where a key lies, wrapped under one root."""
         return self.directory / f"root-{root_number}" / key_id
 
+    def read_key(self, root_number: int, entry: KeyEntry) -> bytes:
+        """One wrapped key; raises `KeyMissing` or another `KeystoreRefused`."""
+        path = self.path(root_number, entry.id)
+        if not os.path.lexists(path):
+            raise KeyMissing(f"{path}, the {entry.title}, is not there: restore the key store from its backup")
+        require_private_directory(path.parent)
+        return read_private(path)
+
     def bound_to(self, entry: KeyEntry) -> bytes:
         """What a wrapped key is bound to: it opens as no other key."""
         return context("keystore/v2", self.environment, entry.id, entry.purpose, entry.number)
@@ -155,18 +167,12 @@ class Keystore:
         refused: RootRefused | KeystoreRefused = RootRefused(NOT_THIS_ROOT)
         for number in claim.root_numbers:
             try:
-                return number, root.unwrap(read_private(self.path(number, entry.id)), self.bound_to(entry))
+                return number, root.unwrap(self.read_key(number, entry), self.bound_to(entry))
             except RootUnavailable:
                 raise
             except (RootRefused, KeystoreRefused) as error:
                 refused = error
         raise refused
-
-
-NOT_THIS_ROOT = (
-    "this root key does not open the key store: `keys.root` and `keys.store` do not belong together,"
-    " or a key file was swapped or altered"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +204,7 @@ class OpenKeystore:
         path = self.store.path(self.root_number, entry.id)
         swapped = KeySwapped(f"{path} is not the {entry.title} that the manifest names: restore it from its backup")
         try:
-            secret = self.root.unwrap(read_private(path), self.store.bound_to(entry))
+            secret = self.root.unwrap(self.store.read_key(self.root_number, entry), self.store.bound_to(entry))
         except RootUnavailable:
             raise
         except RootRefused:  # the root is right, for it opened the signing key
@@ -235,7 +241,7 @@ class OpenKeystore:
             remove_private(self.store.path(root.number, key_id))
 
     def foreign(self) -> Sequence[Path]:
-        """Files among the wrapped keys that the manifest does not name."""
+        """Files among the wrapped keys that the manifest does not name, or no longer."""
         known = {
             self.store.path(root.number, key.id)
             for root in self.manifest.roots
@@ -245,12 +251,22 @@ class OpenKeystore:
         }
         return sorted(path for path in self.store.directory.glob("root-*/*") if path not in known)
 
+    def set_aside(self, path: Path) -> None:
+        """Take a foreign file away: what the manifest calls destroyed is wiped; anything else may be needed yet."""
+        destroyed = {key.id for key in self.manifest.keys if key.state is State.DESTROYED}
+        dropped = {f"root-{root.number}" for root in self.manifest.roots if root.state is State.DESTROYED}
+        if path.name in destroyed or path.parent.name in dropped:
+            remove_private(path)
+            return
+        make_private_directory(self.store.directory / SET_ASIDE)
+        path.replace(self.store.directory / SET_ASIDE / f"{path.parent.name}-{path.name}")
+
     def require_no_foreign(self) -> None:
         """Raises `KeyForeign` for the first of them."""
         for path in self.foreign():
             raise KeyForeign(
                 f"{path} is no key of this manifest: a command that was interrupted left it, or somebody put it"
-                " there; the next `keys rotate` removes it"
+                " there; the next `keys rotate` sets it aside"
             )
 
     def require_intact(self, secrets: Path) -> None:

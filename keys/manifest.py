@@ -19,7 +19,6 @@ from keys.errors import (
     ClockBehind,
     ManifestForeign,
     ManifestForged,
-    ManifestRefused,
     ManifestRolledBack,
     UnknownKey,
 )
@@ -152,8 +151,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def moved(self, key: KeyEntry, state: State, now: datetime) -> Self:
         """The next manifest, with a key in another state; raises `KeyRefused` where the table has no such way."""
         require_move(key.title, key.state, state)
-        changed = msgspec.structs.replace(key, state=state, since=now)
-        return msgspec.structs.replace(self, keys=tuple(changed if k.id == key.id else k for k in self.keys))
+        return self.replaced(msgspec.structs.replace(key, state=state, since=now))
+
+    def replaced(self, changed: KeyEntry) -> Self:
+        """The next manifest, with this entry in the place of the one with its id."""
+        return msgspec.structs.replace(self, keys=tuple(changed if k.id == changed.id else k for k in self.keys))
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -196,7 +198,7 @@ def claim_of(raw: bytes) -> Claim:
     try:
         text = text_of(raw.decode())
         if (written := msgspec.json.decode(text, type=Format).format) != FORMAT:
-            raise ManifestRefused(
+            raise ManifestForged(
                 f"the manifest is of format {written}, this release reads format {FORMAT}: use the release that wrote"
                 " it (a demo begins anew with ./deploy/run --reset)"
             )

@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keys.errors import RootRefused, RootUnavailable
@@ -27,8 +27,6 @@ SLICE_S = 0.2
 TALK_S = 5.0
 ANSWER_S = 1.0
 SOCKET_PATH_BYTES_MAX = 107
-PEER = struct.Struct("3i")
-"""`struct ucred` of unix(7): process, user and group of whoever is at the other end."""
 
 
 def serve_unlocked(
@@ -49,10 +47,11 @@ def serve_unlocked(
         RootRefused: another agent serves there, or no socket can be made there.
         KeystoreRefused: others could enter the directory.
     """
-    # `told` is left last: whoever locks us learns it when everything is gone.
-    with ExitStack() as told, _alone(path), _listening(path) as listener:
+    with _alone(path), _listening(path) as listener:
         ready()
-        _serve(root, listener, clock() + seconds, clock, told)
+        caller = _serve(root, listener, clock() + seconds, clock)
+    if caller is not None:
+        caller.close()  # not before: whoever locks us learns by it that everything is gone
 
 
 def fetch(path: Path) -> Secret[bytes]:
@@ -87,77 +86,10 @@ def _alone(path: Path) -> Iterator[None]:
     require_private_directory(path.parent)
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise RootRefused(f"{path} is too long for a socket: at most {SOCKET_PATH_BYTES_MAX} bytes")
-    beside = path.with_name(f"{path.name}.lock")
-    with ExitStack() as held:
+    with _refusing(path), open(path.with_name(f"{path.name}.lock"), "wb", opener=_open_plain) as held:
         try:
-            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RootRefused(
-                f"the root is unlocked at {path} already: `keys ceremony unlock --lock` first"
-            ) from None
-        except OSError as error:
-            raise RootRefused(f"{beside} cannot be made ({error.strerror})") from None
+            line = f"the root is unlocked at {path} already: `keys ceremony unlock --lock` first"
+            raise RootRefused(line) from None
         yield
-
-
-@contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        try:
-            if path.is_socket():
-                path.unlink()  # of an agent that was killed, for we hold the lock
-            listener.bind(str(path))
-            path.chmod(0o600)
-            listener.listen()
-        except OSError as error:
-            raise RootRefused(f"{path} cannot be made ({error.strerror})") from None
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _serve(root: Secret[bytes], listener: socket.socket, ends: float, clock: Clock, told: ExitStack) -> None:
-    while (left := ends - clock()) > 0:
-        listener.settimeout(min(left, SLICE_S))
-        try:
-            caller, _ = listener.accept()
-        except TimeoutError:
-            continue
-        if _answer(caller, root) == LOCK:
-            told.callback(caller.close)
-            return
-        caller.close()
-
-
-def _answer(caller: socket.socket, root: Secret[bytes]) -> bytes:
-    caller.settimeout(ANSWER_S)
-    with suppress(OSError):  # who goes away or is too slow costs nobody else anything
-        if _user(caller) != os.geteuid():
-            return b""
-        asked = caller.recv(1)
-        if asked == FETCH:
-            caller.sendall(root.reveal())
-        return asked
-    return b""
-
-
-@contextmanager
-def _talking(path: Path, request: bytes) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
-        agent.settimeout(TALK_S)
-        try:
-            agent.connect(str(path))
-            if _user(agent) != os.geteuid():
-                raise RootRefused(f"{path} is served by another user: name the agent of this one in keys.root")
-            agent.sendall(request)
-            yield agent
-        except OSError:  # no socket, nobody behind it, or nobody who answers
-            raise RootUnavailable(LOCKED) from None
-
-
-def _user(other: socket.socket) -> int:
-    _process, user, _group = PEER.unpack(other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
-    return int(user)

@@ -9,41 +9,24 @@ import os
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from keys.errors import BrokenSeal, KeystoreRefused, PassphraseRefused, RootRefused, UnknownFormat
+from keys.errors import KeystoreRefused, PassphraseRefused, RootRefused
 from keys.files import read_private_line
 from keys.passphrase import new_passphrase, open_file, seal_file
-from keys.primitives import decrypt, encrypt, new_key, subkey
-from keys.root import Ask
+from keys.primitives import new_key
+from keys.root import Ask, MemoryRoot
 from keys.secret import Secret
 
-VERSION = b"\x01"
 LABEL = b""
 """Root key files are older than labels."""
 
 FORM = "keys.root must be `file:/absolute/path[?passphrase_file=/absolute/path]`"
 
 
-class FileRoot:
-    """A root key held in this process's memory."""
+class FileRoot(MemoryRoot):
+    """A root key out of a file."""
 
     def __init__(self, root: Secret[bytes]) -> None:
-        self._wrapping = subkey(root, "root/file/v1", "wrap")
-
-    def wrap(self, secret: Secret[bytes], bound_to: bytes) -> bytes:
-        """See `keys.root.RootKey.wrap`."""
-        return VERSION + encrypt(self._wrapping, secret.reveal(), bound_to)
-
-    def unwrap(self, wrapped: bytes, bound_to: bytes) -> Secret[bytes]:
-        """See `keys.root.RootKey.unwrap`."""
-        try:
-            if wrapped[:1] != VERSION:
-                raise UnknownFormat("the wrapped key is of no version that this release reads")
-            return Secret(decrypt(self._wrapping, wrapped[len(VERSION) :], bound_to))
-        except BrokenSeal:
-            raise RootRefused(
-                "this root key does not open the key store: `keys.root` and `keys.store` do not belong together,"
-                " or a key file was swapped or altered"
-            ) from None
+        super().__init__(root, "root/file/v1")
 
 
 def create(uri: str, ask: Ask) -> FileRoot:

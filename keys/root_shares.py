@@ -24,14 +24,13 @@ import msgspec
 from shamir_mnemonic import MnemonicError, Share, combine_mnemonics, generate_mnemonics
 from shamir_mnemonic.wordlist import WORD_INDEX_MAP
 
-from keys.errors import BrokenSeal, KeystoreRefused, RootRefused, RootUnavailable, UnknownFormat
+from keys.errors import KeystoreRefused, RootRefused, RootUnavailable
 from keys.files import read_private, write_private
-from keys.primitives import KEY_BYTES, commitment, decrypt, encrypt, require_equal, subkey
-from keys.root import Ask
+from keys.primitives import commitment, require_equal
+from keys.root import Ask, MemoryRoot
 from keys.root_agent import LOCKED, fetch
 from keys.secret import Secret
 
-VERSION = b"\x01"
 LABEL = "root/shares/v1"
 WORDS = 33
 THRESHOLD_MIN = 2
@@ -40,27 +39,11 @@ NAME_MAX = 64
 TRIES = 3
 
 
-class SharesRoot:
-    """A root key held in this process's memory, as `root_file.FileRoot` is."""
+class SharesRoot(MemoryRoot):
+    """A root key made of shares."""
 
     def __init__(self, root: Secret[bytes]) -> None:
-        self._wrapping = subkey(root, LABEL, "wrap")
-
-    def wrap(self, secret: Secret[bytes], bound_to: bytes) -> bytes:
-        """See `keys.root.RootKey.wrap`."""
-        return VERSION + encrypt(self._wrapping, secret.reveal(), bound_to)
-
-    def unwrap(self, wrapped: bytes, bound_to: bytes) -> Secret[bytes]:
-        """See `keys.root.RootKey.unwrap`."""
-        try:
-            if wrapped[:1] != VERSION:
-                raise UnknownFormat("the wrapped key is of no version that this release reads")
-            return Secret(decrypt(self._wrapping, wrapped[len(VERSION) :], bound_to))
-        except BrokenSeal:
-            raise RootRefused(
-                "this root key does not open the key store: `keys.root` and `keys.store` do not belong together,"
-                " or a key file was swapped or altered"
-            ) from None
+        super().__init__(root, LABEL)
 
 
 # --- by URI ---
@@ -68,7 +51,7 @@ class SharesRoot:
 
 def create(uri: str, ask: Ask) -> SharesRoot:  # noqa: ARG001 # every provider is called alike
     """Refuse: shares go to several people, one at a time, and that is a ceremony."""
-    path, _ = _parts(uri)
+    path = descriptor_path(uri)
     if path.exists():
         raise KeystoreRefused(f"{path} exists already and is never replaced: move it away first")
     raise RootRefused("a root of shares is made by `keys ceremony split`")
@@ -84,24 +67,7 @@ def open_root(uri: str, ask: Ask) -> SharesRoot:
     if agent is not None:
         with suppress(RootUnavailable):
             return SharesRoot(checked(fetch(agent), descriptor))
-    return _ask_all(descriptor, ask).root()
-
-
-def _parts(uri: str) -> tuple[Path, Path | None]:
-    """The description's path and the agent's socket. What is wrong with a URI is said without quoting it."""
-    try:
-        parts = urlsplit(uri)
-        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError:
-        parts, options = urlsplit(""), []
-    if parts.scheme != "shares" or parts.netloc or parts.fragment or not parts.path.startswith("/"):
-        raise RootRefused("keys.root must be `shares:/absolute/path[?agent=/absolute/path]`")
-    if len(options) > 1 or any(name != "agent" for name, _ in options):
-        raise RootRefused("keys.root: `agent` is the only option of `shares:`; shares are typed, never configured")
-    agent = Path(options[0][1]) if options else None
-    if agent is not None and not agent.is_absolute():
-        raise RootRefused("keys.root: agent must be the absolute path of a socket")
-    return Path(unquote(parts.path)), agent
+    return SharesRoot(_asked_for(descriptor, ask))
 
 
 def descriptor_path(uri: str) -> Path:
@@ -114,7 +80,24 @@ def agent_path(uri: str) -> Path | None:
     return _parts(uri)[1]
 
 
-def _ask_all(descriptor: "Descriptor", ask: Ask) -> "Collector":
+def _parts(uri: str) -> tuple[Path, Path | None]:
+    """The description's path and the agent's socket. What is wrong with a URI is said without quoting it."""
+    try:
+        parts = urlsplit(uri)
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        parts, options = urlsplit(""), []
+    if parts.scheme != "shares" or parts.netloc or parts.fragment or not parts.path.startswith("/"):
+        raise RootRefused("keys.root must be `shares:/absolute/path[?agent=/absolute/path]`")
+    if [name for name, _ in options] not in ([], ["agent"]):
+        raise RootRefused("keys.root: `agent` is the only option of `shares:`; shares are typed, never configured")
+    agent = Path(options[0][1]) if options else None
+    if agent is not None and not agent.is_absolute():
+        raise RootRefused("keys.root: agent must be the absolute path of a socket")
+    return Path(unquote(parts.path)), agent
+
+
+def _asked_for(descriptor: "Descriptor", ask: Ask) -> Secret[bytes]:
     collector, said, wrong = Collector(descriptor), "", 0
     while collector.missing:
         number = descriptor.threshold - collector.missing + 1
@@ -129,7 +112,7 @@ def _ask_all(descriptor: "Descriptor", ask: Ask) -> "Collector":
             said, wrong = f" ({error})", wrong + 1
             if wrong == TRIES:
                 raise
-    return collector
+    return collector.secret()
 
 
 # --- what everybody may know ---
@@ -179,14 +162,9 @@ def describe(secret: Secret[bytes], shares: Mapping[str, Secret[str]], created: 
     """The description of what `split` made."""
     read = {name: Share.from_mnemonic(share.reveal()) for name, share in shares.items()}
     one = next(iter(read.values()))
-    return Descriptor(
-        format="shares/v1",
-        identifier=one.identifier,
-        threshold=one.member_threshold,
-        custodians=tuple(Custodian(name, share.index + 1) for name, share in read.items()),
-        commitment=commitment(secret, LABEL).hex(),
-        created=created,
-    )
+    custodians = tuple(Custodian(name, share.index + 1) for name, share in read.items())
+    digest = commitment(secret, LABEL).hex()
+    return Descriptor("shares/v1", one.identifier, one.member_threshold, custodians, digest, created)
 
 
 def write_descriptor(path: Path, descriptor: Descriptor) -> None:
@@ -263,7 +241,7 @@ class Collector:
         return name
 
     def secret(self) -> Secret[bytes]:
-        """The root itself, for the agent; raises `RootRefused` when shares are missing or make another root."""
+        """The root itself; raises `RootRefused` when shares are missing or make another root."""
         if self.missing:
             raise RootRefused(f"{self.missing} more of {self._descriptor.threshold} shares are needed")
         other = RootRefused("these shares do not make this key store's root")
@@ -274,18 +252,11 @@ class Collector:
         require_equal(bytes.fromhex(self._descriptor.commitment), commitment(root, LABEL), other)
         return root
 
-    def root(self) -> SharesRoot:
-        """The root, ready to use; raises as `secret` does."""
-        return SharesRoot(self.secret())
-
     def _owner(self, share: Share) -> str:
-        names = {custodian.share: custodian.name for custodian in self._descriptor.custodians}
-        described = (self._descriptor.identifier, self._descriptor.threshold, 1, KEY_BYTES)
-        given = (share.identifier, share.member_threshold, share.group_count, len(share.value))
-        if given != described or share.index + 1 not in names:
-            raise RootRefused(
-                f"this share is of another set than number {self._descriptor.identifier}, which is needed"
-            )
+        number, names = self._descriptor.identifier, {one.share: one.name for one in self._descriptor.custodians}
+        given = (share.identifier, share.member_threshold, share.group_count)
+        if given != (number, self._descriptor.threshold, 1) or share.index + 1 not in names:
+            raise RootRefused(f"this share is of another set than number {number}, which is needed")
         return names[share.index + 1]
 
 
@@ -294,13 +265,10 @@ def _read_share(words: Secret[str]) -> Share:
     if len(listed) != WORDS:
         raise RootRefused(f"a share has {WORDS} words, and {len(listed)} were typed: type it again")
     strange = [str(number) for number, word in enumerate(listed, 1) if word not in WORD_INDEX_MAP]
-    if strange:
-        # Their number only: to offer the word that was meant would help whoever guesses.
-        which = "word" if len(strange) == 1 else "words"
-        raise RootRefused(f"not in the list of words: {which} {', '.join(strange)}; type the share again")
+    if strange:  # their numbers only: to offer the word that was meant would help whoever guesses
+        raise RootRefused(f"not in the list of words: word {', '.join(strange)}; type the share again")
     try:
         return Share.from_mnemonic(words.reveal())
     except MnemonicError:
-        raise RootRefused(
-            "the checksum is wrong: a word was mistaken, or two exchanged; type the share again"
-        ) from None
+        line = "the checksum is wrong: a word was mistaken, or two exchanged; type the share again"
+        raise RootRefused(line) from None

@@ -20,13 +20,13 @@ import msgspec
 from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
 from keys.deks import DekTable
 from keys.errors import KeyRefused
-from keys.files import remove_private
+from keys.files import remove_drafts
 from keys.keystore import OpenKeystore, new_entry
 from keys.manifest import KEYSTORE, Act, KeyEntry, Manifest, Purpose, RootEntry, require_current
 from keys.primitives import new_key
-from keys.process_keys import make_process_key
+from keys.process_keys import HOLDERS, make_process_key
 from keys.root import RootKey
-from keys.states import State, require_move
+from keys.states import State, leads_to, require_move
 
 ALONE = "keys"
 """The actor of what one person may do."""
@@ -65,10 +65,11 @@ class Rotation:
         self.keys = self.keys.store.open(self.keys.root)
         seen = await self.table.version_seen()
         require_current(self.manifest.version, self.manifest.written, seen, now)
+        self._tidy_up()
         for path in self.keys.foreign():
             # In this order, so that none goes without a trace.
             await self.table.record(self._row("key.foreign", Outcome.REFUSED, path.name, now))
-            remove_private(path)
+            self.keys.set_aside(path)
         if self.manifest.version > seen:
             await self._complete(now)
             self.finished = self.manifest.act
@@ -114,20 +115,25 @@ class Rotation:
         await self._change(following, Act("rotate-fingerprint", new.id), now)
         return new
 
-    async def renew(self, purpose: Purpose, holder: str, now: datetime) -> KeyEntry:
-        """A new key of another purpose; the old one is kept as long as something may still need it."""
-        old = self.manifest.active(purpose, holder)
+    async def renew(self, purpose: Purpose, holders: Sequence[str], now: datetime) -> Sequence[KeyEntry]:
+        """New keys of another purpose; the old ones are kept as long as something may still need them."""
+        act = Act("renew", purpose)
         if purpose == "manifest-signing":
             self.keys.require_one_root()
-            return await self._sign_anew(self.manifest, Act("renew", old.id), now)
-        if holder == KEYSTORE:
-            new = self.keys.make_key(purpose, State.ACTIVE, now)
-        else:
-            number = self.manifest.next_number(purpose, holder)
-            key = make_process_key(self.secrets, holder, purpose, number)
-            new = new_entry(key, purpose, number, now, holder=holder)
-        await self._change(self.manifest.with_key(new).moved(old, State.RETIRED, now), Act("renew", new.id), now)
-        return new
+            return [await self._sign_anew(self.manifest, act, now)]
+        following, made = self.manifest, []
+        for holder in holders:
+            old = following.active(purpose, holder)
+            if holder == KEYSTORE:
+                new = self.keys.make_key(purpose, State.ACTIVE, now)
+            else:
+                number = following.next_number(purpose, holder)
+                key = make_process_key(self.secrets, holder, purpose, number)
+                new = new_entry(key, purpose, number, now, holder=holder)
+            following = following.with_key(new).moved(old, State.RETIRED, now)
+            made.append(new)
+        await self._change(following, act, now)
+        return made
 
     async def compromise(self, number: int, approval: Approval, now: datetime) -> KeyEntry:
         """Stop a generation's use for what is new, at once; where it was the active one, another takes over."""
@@ -182,7 +188,7 @@ class Rotation:
         following = msgspec.structs.replace(self.manifest, roots=roots)
         await self._sign_anew(following, Act("drop-root", f"root-{active.number}"), now)
         for path in self.keys.foreign():
-            remove_private(path)
+            self.keys.set_aside(path)
         return old
 
     async def settle(self, now: datetime) -> None:
@@ -194,7 +200,8 @@ class Rotation:
     async def catch_up(self, officer: str, now: datetime) -> None:
         """Go on from a key store that is older than the database, where it lacks no key that the database needs.
 
-        States follow the database, which heard of them later; the manifest gets a version above any that was seen.
+        A key goes on to the state that the database heard of later, if a way of the table leads there; the manifest
+        gets a version above any that was seen.
         """
         await self.table.lock()
         following = self.manifest
@@ -203,10 +210,13 @@ class Rotation:
             if not known and state is not State.DESTROYED:
                 raise KeyRefused(f"this key store lacks {purpose} {number}, which is {state}: find a newer backup")
             for key in known:
-                changed = msgspec.structs.replace(key, state=state)
-                following = msgspec.structs.replace(
-                    following, keys=tuple(changed if k.id == key.id else k for k in following.keys)
-                )
+                if key.state is state:
+                    continue
+                if not leads_to(key.state, state):
+                    raise KeyRefused(
+                        f"{key.title} is {key.state} here and {state} in the database: one of them is false"
+                    )
+                following = following.replaced(msgspec.structs.replace(key, state=state, since=now))
         gone = [key.id for key in following.keys if key.state is State.DESTROYED]
         act = Act("catch-up", f"manifest-{self.manifest.version}", officer)
         self.keys = self.keys.publish(following, act, now, above=await self.table.version_seen())
@@ -256,6 +266,13 @@ class Rotation:
         if key.purpose != "hpke":
             raise KeyRefused(f"{key.title} is not destroyed by hand: what it signed must stay checkable")
         return ()
+
+    def _tidy_up(self) -> None:
+        """Drafts of writers that were killed; nobody else writes now."""
+        for directory in (self.keys.store.directory, *self.keys.store.directory.glob("root-*")):
+            remove_drafts(directory, "*")
+        for process, purpose in HOLDERS:
+            remove_drafts(self.secrets / process, f"{purpose}-*.key")
 
     def _successor(self, now: datetime) -> tuple[KeyEntry, Manifest]:
         """The generation that becomes active: the prepared one where there is one."""

@@ -48,6 +48,11 @@ FOLLOWS: Mapping[State, frozenset[State]] = {
 }
 
 
+def leads_to(present: State, wanted: State) -> bool:
+    """Whether ways of the table lead from one state to another."""
+    return any(step is wanted or leads_to(step, wanted) for step in FOLLOWS[present])
+
+
 def require_move(name: str, present: State, wanted: State) -> None:
     """Raises `KeyRefused` unless `wanted` may follow `present`; `name` is how the message calls the key."""
     if wanted not in FOLLOWS[present]:

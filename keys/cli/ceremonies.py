@@ -209,6 +209,9 @@ def _ask_or_hold(
 
 async def _hold(bench: Bench, act_id: str) -> RootEntry:
     async with bench.changing() as rotation:
+        if rotation.manifest.act.request == act_id and not folder(bench).find(act_id).is_done:
+            folder(bench).mark_done(act_id, now())  # an interrupted run carried it out, and could not say so
+            return rotation.manifest.root
         asked, approval = approved(bench, rotation, act_id, "replace-root")
         for line in shown(asked):
             typer.echo(line, err=True)

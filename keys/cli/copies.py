@@ -1,5 +1,6 @@
 """Copies of the key store: `backup` for named officers only, each copy registered; `restore` on an empty host."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +8,10 @@ from typing import Annotated
 import msgspec
 import typer
 
+from keys import roots
 from keys.backup import new_backup_id, open_backup, read_header, seal_backup
 from keys.cli.acting import require_backup
-from keys.cli.bench import AsJson, Bench, Config, now, run, tell
+from keys.cli.bench import AsJson, Bench, Config, ask, now, run, tell
 from keys.cli.signing_in import (
     WITHOUT_REASON,
     OfficerFile,
@@ -20,15 +22,17 @@ from keys.cli.signing_in import (
     sign_in,
 )
 from keys.errors import BackupRefused, KeystoreRefused
-from keys.files import read_private, write_private
-from keys.keystore import MANIFEST
-from keys.manifest import Act, Backup
+from keys.files import make_private_directory, read_private, write_private
+from keys.keystore import MANIFEST, Keystore
+from keys.manifest import Act, Backup, require_current
 from keys.officers import OfficerKey, find_officer, open_officer_key
 from keys.process_keys import HOLDERS, process_key_path, read_process_keys
 from keys.rotation import Rotation
 from keys.states import State
 
 STORE, SECRETS = "store", "secrets"
+TRIAL = "restoring"
+"""A folder in the key store, where a copy is tried before it takes its place."""
 
 commands = typer.Typer()
 
@@ -133,26 +137,47 @@ async def _restore(
 ) -> int:
     if bench.keystore.exists() and older:
         return await _catch_up(bench, officer, passphrase_file)
-    if bench.keystore.exists():
-        raise KeystoreRefused(
-            f"{bench.keystore.directory} holds a key store: it is never overwritten; move it away first"
-        )
     if officer is None:
         raise BackupRefused("a backup is opened by an officer for whom it was made: name the key file with --officer")
     files = _open_for(read_private(source), open_officer_key(Path(officer), passphrase(officer, passphrase_file)))
-    places = {STORE: bench.keystore.directory, SECRETS: bench.secrets}
-    # The manifest last: until then there is no key store here, and running this again starts over.
-    for name in sorted(files, key=lambda name: name == f"{STORE}/{MANIFEST}"):
-        top, _, rest = name.partition("/")
-        if top not in places:
-            raise BackupRefused("this backup holds what no key store has: it was not made by `keys backup`")
-        write_private(places[top] / rest, files[name], replace=True)
+    async with bench.table() as table:
+        await table.lock()
+        _put_back(bench, files, await table.version_seen(), older=older)
     if older:
         return await _catch_up(bench, officer, passphrase_file)
     async with bench.changing() as rotation:
         if rotation.finished is None:
             await rotation.settle(now())
         return rotation.manifest.version
+
+
+def _put_back(bench: Bench, files: Mapping[str, bytes], seen: int, *, older: bool) -> None:
+    """Try the copy with the root and against the database, in a folder of its own; only then put it in its place."""
+    store = bench.keystore.directory
+    trial = Keystore(store / TRIAL, bench.keystore.environment)
+    # Where this very copy stands already, an interrupted run has put it there.
+    if bench.keystore.exists() and read_private(store / MANIFEST) != files.get(f"{STORE}/{MANIFEST}"):
+        raise KeystoreRefused(f"{store} holds a key store: it is never overwritten; move it away first")
+    if not seen:
+        raise KeystoreRefused("this database knows of no key store: restore the database from its backup first")
+    make_private_directory(store)
+    _write(files, {STORE: trial.directory})
+    manifest = trial.open(roots.open_root(bench.settings.keys.root, ask)).manifest
+    require_current(manifest.version, manifest.written, 0 if older else seen, now())
+    _write(files, {STORE: store, SECRETS: bench.secrets})
+    shutil.rmtree(trial.directory)
+
+
+def _write(files: Mapping[str, bytes], places: Mapping[str, Path]) -> None:
+    for place in places.values():
+        make_private_directory(place)
+    # The manifest last: until then there is no key store here, and running this again starts over.
+    for name in sorted(files, key=lambda name: name == f"{STORE}/{MANIFEST}"):
+        top, _, rest = name.partition("/")
+        if top not in {STORE, SECRETS}:
+            raise BackupRefused("this backup holds what no key store has: it was not made by `keys backup`")
+        if top in places:
+            write_private(places[top] / rest, files[name], replace=True)
 
 
 async def _catch_up(bench: Bench, officer: str | None, passphrase_file: str | None) -> int:

@@ -198,7 +198,11 @@ async def _renew(bench: Bench, purpose: Purpose, process: str | None, as_json: b
         holders = [holder for holder, wanted in HOLDERS if wanted == purpose] or [KEYSTORE]
         if process is not None and process not in holders:
             raise KeyRefused(f"{process} has no {purpose} key; --process is one of {', '.join(holders)}")
-        renewed = [await rotation.renew(purpose, h, now()) for h in ([process] if process else holders)]
+        wanted = [process] if process else holders
+        if _finishes(rotation, "renew", purpose):
+            renewed = [rotation.manifest.active(purpose, holder) for holder in wanted]
+        else:
+            renewed = list(await rotation.renew(purpose, wanted, now()))
     told = {"renewed": [{"id": key.id, "number": key.number, "holder": key.holder} for key in renewed]}
     tell(as_json, told, *(f"The {key.title} is active." for key in renewed))
 
@@ -267,6 +271,7 @@ async def _rewrap_estimate(bench: Bench) -> dict[str, Any]:
     return {"rows": rows, "to": ring.active.number, "seconds": 2 * spent_s / sampled * rows if sampled else 0.0}
 
 
-def _finishes(rotation: Rotation, act: str) -> bool:
+def _finishes(rotation: Rotation, act: str, subject: str | None = None) -> bool:
     """Whether what was asked for is what an interrupted command had begun, and `begin` has finished."""
-    return rotation.finished is not None and rotation.finished.name == act
+    finished = rotation.finished
+    return finished is not None and finished.name == act and subject in {None, finished.subject}
