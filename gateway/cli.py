@@ -4,6 +4,9 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,22 +18,27 @@ from rich.table import Table
 
 from gateway import log as logs
 from gateway.config import Config
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Unavailable
 from gateway.processor.stub import server as stub_server
 from gateway.rules.access import new_api_key
 from gateway.rules.ids import new_id
+from gateway.services.ports import CommitUnknown
+from gateway.services.reseal import Reseal
 from gateway.store.migrate import migrate as run_migrations
 from gateway.web import openapi as openapi_document
-from gateway.wiring import serve_api, stop_signal
-from keys.cli.bench import ask
+from gateway.wiring import forbid_dumps, reseal_parts, serve_api, stop_signal
+from keys.cli.bench import ask, tell
+from keys.cli.pace import pace
 from keys.database import connection, driver_errors
-from keys.errors import KeysError, SettingsRefused
+from keys.errors import DatabaseRefused, KeysError, SettingsRefused
 from keys.files import read_private_line
 from keys.process_keys import read_process_keys
 from keys.queries import load_queries
+from keys.roots import open_root
 from keys.settings import Department, load, settings_path
 
 OWNER = "owner"
+RESEAL_PAGE_ROWS = 100
 
 app = typer.Typer(
     help="The payment tokenization gateway: its processes, and the work beside them.",
@@ -78,6 +86,40 @@ def migrate(config: ConfigFile = None) -> None:
     """
     steps = asyncio.run(_migrate(_config(config)))
     typer.echo(f"{steps} migration{'' if steps == 1 else 's'} applied." if steps else "The schema is up to date.")
+
+
+@app.command()
+def reseal(
+    config: ConfigFile = None,
+    rate: Annotated[float, typer.Option(help="At most so many rows a second; 0 is as fast as it goes.", min=0)] = 0,
+    page: Annotated[int, typer.Option(help="Records a commit.", min=1, max=1_000)] = RESEAL_PAGE_ROWS,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
+) -> None:
+    """Do in the data what `keys compromise` and `keys rotate-fingerprint` ask for: new data keys, a new card index.
+
+    May be killed and started again, and run several times at once, under traffic. Exit 1 when a record does not open.
+
+    Example: keys rotate-fingerprint && gateway reseal --rate 500
+    """
+    settings = _config(config)
+    logs.configure("reseal", sys.stderr)
+    if dry_run:
+        report = asyncio.run(_reseal_estimate(settings, page))
+        about = timedelta(seconds=round(report["seconds"]))
+        tell(as_json, report, f"{_resealed(report)} would be done, in about {about}.")
+        return
+    report = asyncio.run(_reseal(settings, page, rate))
+    speed = f"{report['seconds']:.1f} s ({report['rows_per_s']:,.0f} rows/s)"
+    tell(as_json, report, f"{_resealed(report)} done in {speed}.")
+    if report["broken"]:
+        told = "records do not open, or are not of their card: the audit log names them"
+        typer.echo(f"gateway: {report['broken']:,} {told}; restore them from a backup, or erase them", err=True)
+    if report["keys_without_record"]:
+        told = "compromised data keys belong to no record: somebody put back what was erased; see `keys verify`"
+        typer.echo(f"gateway: {report['keys_without_record']:,} {told}", err=True)
+    if report["broken"] or report["keys_without_record"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -159,6 +201,63 @@ async def _stub(config: Config) -> None:
         await stop_signal()
     finally:
         await stub.stop()
+
+
+def _resealed(report: dict[str, Any]) -> str:
+    """What was done, or would be, in words."""
+    return (
+        f"{report['tokens'] + report['charges']:,} records sealed anew, {report['cards']:,} cards indexed anew,"
+        f" {report['claims']:,} idempotency rows renewed or cleared,"
+        f" {report['rows_deleted']:,} old index rows deleted"
+    )
+
+
+async def _reseal(config: Config, page_rows: int, rate: float) -> dict[str, Any]:
+    async with _resealing(config, page_rows) as work:
+        os.nice(10)  # requests go first
+        left = await work.left()
+        with pace("Resealing", left.total, rate) as keeping:
+            done = await work.run(keeping.moved)
+            seconds = keeping.seconds
+    return {
+        "tokens": done.tokens,
+        "charges": done.charges,
+        "cards": done.cards,
+        "claims": done.claims + done.claims_cleared,
+        "rows_deleted": done.rows_deleted,
+        "broken": len(done.broken),
+        "keys_without_record": done.keys_without_record,
+        "seconds": round(seconds, 3),
+        "rows_per_s": round(done.moved / seconds, 1) if seconds else 0.0,
+    }
+
+
+async def _reseal_estimate(config: Config, page_rows: int) -> dict[str, Any]:
+    async with _resealing(config, page_rows) as work:
+        left = await work.left()
+        seconds = work.estimated_s(left.total)
+    return {
+        "tokens": left.tokens,
+        "charges": left.charges,
+        "cards": left.cards,
+        "claims": left.claims,
+        "rows_deleted": left.rows,
+        "seconds": round(seconds, 3),
+    }
+
+
+@asynccontextmanager
+async def _resealing(config: Config, page_rows: int) -> AsyncIterator[Reseal]:
+    forbid_dumps()
+    try:
+        async with reseal_parts(config, open_root(config.keys.root, ask), page_rows) as work:
+            yield work
+    except CommitUnknown:
+        raise DatabaseRefused("the connection to the database was lost: run this again, it goes on") from None
+    except Unavailable as error:
+        if error.detail != Unavailable.default:
+            raise
+        raise DatabaseRefused("the database cannot be used now: run this again, it goes on") from None
 
 
 async def _migrate(config: Config) -> int:

@@ -30,17 +30,19 @@ from gateway.services.keyring import LOOK_EVERY_S, Keyring
 from gateway.services.mint import Mint
 from gateway.services.ports import Unknown
 from gateway.services.refusals import Refusals
+from gateway.services.reseal import Reseal
 from gateway.services.tokens import Tokens
 from gateway.services.vault import Vault
-from gateway.store.database import Database
+from gateway.store.database import STATEMENT_TIMEOUT_S, Database
 from gateway.store.postgres import Store
+from gateway.store.reseal import ResealStore
 from gateway.web import openapi
 from gateway.web.api import CALLER, Api
 from gateway.web.health import Health
 from gateway.web.server import REQUEST_ID, ROUTE, Limits, SafeServer, tls_context
 from keys.audit import AuditPen
 from keys.database import connect_arguments, driver_errors
-from keys.errors import SettingsRefused
+from keys.errors import KeyRefused, SettingsRefused
 from keys.files import read_private_line
 from keys.keystore import open_keystore
 from keys.process_keys import read_process_keys
@@ -51,6 +53,10 @@ from keys.settings import DatabaseSection
 BACKLOG = 512
 METRICS_CONNECTIONS_MAX = 16
 PR_SET_DUMPABLE = 4
+RESEAL_CONNECTIONS = 3
+"""One for the page, and one for what its keys ask meanwhile."""
+RESEAL_STATEMENT_TIMEOUT_S = 300.0
+"""Its counts go over whole tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +113,10 @@ async def api_parts(config: Config, root: RootKey) -> AsyncIterator[Parts]:
         ca = Path(config.processor.ca) if config.processor.ca else None
         session = await stack.enter_async_context(open_session(ca, credential))
         store, processor = Store(database), ProcessorClient(session, config.processor.url)
-        keyring = Keyring(keystore, root, store, clock)
+        pen = AuditPen("api", read_process_keys(secrets, "api", "audit-mac"))
+        keyring = Keyring(keystore, root, store, clock, pen, "api")
         vault = Vault(keyring, store, clock, brands)
-        mint, pen = Mint(vault, clock), AuditPen("api", read_process_keys(secrets, "api", "audit-mac"))
+        mint = Mint(vault, clock)
         callers = Callers(store, read_process_keys(secrets, "api", "api-digest"), clock)
 
         async def renew_own_keys() -> None:
@@ -141,10 +148,36 @@ async def api_parts(config: Config, root: RootKey) -> AsyncIterator[Parts]:
 
 
 @asynccontextmanager
-async def open_database(settings: DatabaseSection, process: str, secrets: Path) -> AsyncIterator[Database]:
-    """The pool of one process."""
+async def reseal_parts(config: Config, root: RootKey, page_rows: int) -> AsyncIterator[Reseal]:
+    """The work of `gateway reseal`, wired; raises `KeysError` where the key store is not as the database knows it."""
+    secrets, clock = Path(config.keys.secrets), SystemClock()
+    keystore = open_keystore(config.keys, config.database, config.environment)
+    pool = open_database(config.database, "reseal", secrets, RESEAL_CONNECTIONS, RESEAL_STATEMENT_TIMEOUT_S)
+    async with pool as database:
+        store, pen = ResealStore(database), AuditPen("reseal", read_process_keys(secrets, "reseal", "audit-mac"))
+        keyring = Keyring(keystore, root, store, clock, pen, "reseal")
+        await keyring.look()
+        manifest = keystore.open(root).manifest
+        if manifest.version > await store.version_seen():
+            raise KeyRefused(f"an interrupted `keys {manifest.act.name}` is not finished: run it again first")
+        vault = Vault(keyring, store, clock, Brands.load())
+        yield Reseal(store, vault, keyring, pen, clock, page_rows)
+
+
+@asynccontextmanager
+async def open_database(
+    settings: DatabaseSection,
+    process: str,
+    secrets: Path,
+    pool_max: int | None = None,
+    statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+) -> AsyncIterator[Database]:
+    """The pool of one process, as large as the settings say unless its work says otherwise."""
+    connect = connect_arguments(settings, process, secrets)
     async with driver_errors():
-        database = await Database.open(connect_arguments(settings, process, secrets), settings.pool_max)
+        database = await Database.open(
+            connect, pool_max or settings.pool_max, statement_timeout_s=statement_timeout_s
+        )
     try:
         yield database
     finally:

@@ -36,9 +36,9 @@ from gateway.services.ports import (
     Claimed,
     Clock,
     Declined,
-    GenerationNotActive,
     Inquiry,
     Intent,
+    KeysMoved,
     NotSent,
     Processor,
     SealedRecord,
@@ -83,12 +83,13 @@ class ChargeRequest:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prepared:
     """An intent's parts; sealed, not yet stored."""
 
     charge: Charge
     claim: Claim
+    card: Card | None
     minting: Minting | None
     details: Sealing | None
 
@@ -102,8 +103,12 @@ class Prepared:
             self.details.record if self.details else None,
         )
 
-    async def follow_rotation(self) -> None:
-        """Wrap what was sealed under the generation that is active now."""
+    async def follow_rotation(self, vault: Vault) -> None:
+        """Make everything anew that the keys of a moment ago have made."""
+        await vault.look()
+        if self.card is not None:
+            part = await vault.card_part(self.charge.department, self.card)
+            self.claim = replace(self.claim, card_part=part)
         for sealed in (self.minting, self.details):
             if sealed is not None:
                 await sealed.follow_rotation()
@@ -173,7 +178,8 @@ class Charges:
             )
         if request.details is not None:
             details = await self._vault.seal_details(caller.department, charge.charge_id, request.details)
-        return Prepared(charge, claim, minting, details)
+        card = request.given.card if request.given else None
+        return Prepared(charge, claim, card, minting, details)
 
     async def _begin(self, caller: Application, request: ChargeRequest, prepared: Prepared) -> Begun | Claimed:
         event = "card.opened" if request.given is None else "card.received"
@@ -181,8 +187,8 @@ class Charges:
         for _ in range(STORE_TRIES_MAX):
             try:
                 return await self._store.begin_charge(prepared.intent, audit)
-            except GenerationNotActive:
-                await prepared.follow_rotation()
+            except KeysMoved:
+                await prepared.follow_rotation(self._vault)
         raise Unavailable
 
     async def _send(self, request: ChargeRequest, begun: Begun) -> Answer:

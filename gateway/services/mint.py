@@ -32,19 +32,24 @@ class CardGiven:
 class Minting:
     """A new token, sealed and not yet stored."""
 
-    def __init__(self, token: Token, sealing: Sealing, card_index: CardIndex) -> None:
+    def __init__(
+        self, vault: Vault, card: Card, token: Token, sealing: Sealing, card_indexes: tuple[CardIndex, ...]
+    ) -> None:
+        self._vault = vault
+        self._card = card
         self._token = token
         self._sealing = sealing
-        self._card_index = card_index
+        self._card_indexes = card_indexes
 
     @property
     def new(self) -> NewToken:
         """The rows to store."""
-        return NewToken(self._token, self._sealing.record, self._card_index)
+        return NewToken(self._token, self._sealing.record, self._card_indexes)
 
     async def follow_rotation(self) -> None:
-        """Wrap the data key under the generation that is active now."""
+        """Wrap the data key and index the card anew, after `Vault.look`."""
         await self._sealing.follow_rotation()
+        self._card_indexes = await self._vault.card_indexes(self._token.department, self._card)
 
 
 class Mint:
@@ -76,4 +81,5 @@ class Mint:
         sealing = await self._vault.seal_card(
             caller.department, token_id, given.card, given.name, given.details, given.consent
         )
-        return Minting(token, sealing, await self._vault.card_index(caller.department, given.card))
+        indexes = await self._vault.card_indexes(caller.department, given.card)
+        return Minting(self._vault, given.card, token, sealing, indexes)

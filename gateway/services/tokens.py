@@ -4,7 +4,7 @@ With a verification code the processor is asked, once, whether the card is good.
 while this runs: if the run dies, whoever repeats the request gets a token whose code was not checked.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zoneinfo import ZoneInfo
 
 from gateway.errors import RequestInProgress, Unavailable
@@ -18,11 +18,12 @@ from gateway.services.mint import CardGiven, Mint
 from gateway.services.ports import (
     Answer,
     Approved,
+    CardIndex,
     Claim,
     Claimed,
     Clock,
     Declined,
-    GenerationNotActive,
+    KeysMoved,
     Processor,
     Token,
     TokenStore,
@@ -36,7 +37,7 @@ WRONG_CODE = Declined("fail", "data", "N7")
 """What an issuer that approves in spite of a wrong code is taken to mean."""
 
 STORE_TRIES_MAX = 3
-"""How often a token is wrapped anew because keys were rotated between sealing and storing."""
+"""How often a token or a claim is made anew because keys were rotated between making and storing it."""
 
 
 @dataclass(slots=True)
@@ -90,8 +91,7 @@ class Tokens:
         """Make a token; under a key that was used before, the answer of then."""
         run = _Run(caller, given, usage, new_id("tok"), request_id, self._pen, self._clock)
         if key is not None:
-            part = await self._vault.card_part(caller.department, given.card)
-            run.claim = Claim(ROUTE, key, request_digest(usage), part, run.token_id)
+            run.claim = Claim(ROUTE, key, request_digest(usage), await self._part(run), run.token_id)
             earlier = await self._store.claimed(caller.department, ROUTE, key)
             if earlier is not None:
                 return await self._repeat(run, earlier)
@@ -124,8 +124,7 @@ class Tokens:
         return await self._store_token(run, "unavailable", held=True)
 
     async def _verify_first(self, run: _Run, cvc: Secret[str]) -> Answer:
-        received = run.row("card.received", Outcome.DONE, "verification")
-        earlier = await self._store.claim(run.department, run.claim, received)
+        earlier = await self._claim(run, run.row("card.received", Outcome.DONE, "verification"))
         if earlier is not None:
             return await self._repeat(run, earlier)
         outcome = await self._processor.verify(new_id("vf"), run.given.card, run.given.name, cvc)
@@ -139,14 +138,31 @@ class Tokens:
         check = outcome.cvc_check if isinstance(outcome, Approved) else "unavailable"
         return await self._store_token(run, check, held=True)
 
+    async def _claim(self, run: _Run, received: AuditRow) -> Claimed | None:
+        for _ in range(STORE_TRIES_MAX):
+            try:
+                return await self._store.claim(run.department, run.claim, received)
+            except KeysMoved:
+                await self._follow_rotation(run)
+        raise Unavailable
+
     async def _store_token(self, run: _Run, cvc_check: str, *, held: bool) -> Answer:
         minting = await self._mint.token(run.caller, run.given, run.token_id, run.usage, cvc_check=cvc_check)
         audit = run.row("token.created", Outcome.DONE)
         for _ in range(STORE_TRIES_MAX):
             try:
                 stored = await self._store.create_token(minting.new, run.claim, held, token_answer, audit)
-            except GenerationNotActive:
+            except KeysMoved:
+                await self._follow_rotation(run)
                 await minting.follow_rotation()
                 continue
             return token_answer(stored) if isinstance(stored, Token) else await self._repeat(run, stored)
         raise Unavailable
+
+    async def _follow_rotation(self, run: _Run) -> None:
+        await self._vault.look()
+        if run.claim is not None:
+            run.claim = replace(run.claim, card_part=await self._part(run))
+
+    async def _part(self, run: _Run) -> CardIndex:
+        return await self._vault.card_part(run.department, run.given.card)

@@ -5,6 +5,7 @@ a name never reaches it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import asyncpg
@@ -23,50 +24,40 @@ from gateway.services.ports import (
     Claimed,
     CommitUnknown,
     Declined,
-    GenerationNotActive,
     Intent,
+    KeysMoved,
     NewToken,
     SealedRecord,
     Token,
 )
 from gateway.store.database import Database
+from gateway.store.mirror import Mirror
 from keys.audit import CITY, AuditRow
 from keys.database import Connection
-from keys.deks import audit_values
-from keys.errors import KeysExhausted
 from keys.queries import load_queries
-from keys.ring import WRAPS_MAX, WrappedDek
+from keys.ring import WrappedDek
 
 LEASE = timedelta(seconds=15)
 """How long a request may hold a key or a charge; longer than the processor's deadline, shorter than patience."""
+
+
+INDEX_STATES = ("active",)
+OLDER_INDEX_STATES = ("active", "retired", "compromised")
+"""In which states a version of the fingerprint key may index a card beside a newer one."""
 
 
 class NothingCommitted(Exception):
     """A commit whose connection was lost did not happen."""
 
 
-class Store:
-    """Implements every store port of `gateway.services.ports`."""
+class Store(Mirror):
+    """Implements every store port of the api process."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database)
         self._sql = load_queries("gateway.store", "queries.sql")
 
-    # -- keys and callers
-
-    async def version_seen(self) -> int:
-        """See `ports.KeyStore`."""
-        async with self._database.reading(CITY) as connection:
-            return await connection.fetchval(self._sql.version_seen) or 0
-
-    async def reserve_wraps(self, generation: int, count: int) -> None:
-        """See `ports.KeyStore`."""
-        async with self._database.transaction(CITY) as connection:
-            if await connection.fetchval(self._sql.reserve_wraps, generation, count, WRAPS_MAX) is not None:
-                return
-            if not await connection.fetchval(self._sql.generation_is_active, generation):
-                raise GenerationNotActive
-            raise KeysExhausted(f"generation {generation} may wrap no more: rotate with `keys rotate`")
+    # -- callers
 
     async def credentials(self) -> dict[str, Credential]:
         """Every valid API key by its id, with the application that it belongs to."""
@@ -82,11 +73,6 @@ class Store:
             )
             for row in rows
         }
-
-    async def record(self, audit: AuditRow) -> None:
-        """An audit row without another effect: a refusal."""
-        async with self._database.transaction(audit.event.department) as connection:
-            await self._audit(connection, audit)
 
     async def require_audit(self) -> None:
         """Raises `Unavailable` when no audit row could be written."""
@@ -232,9 +218,6 @@ class Store:
 
     # -- what these are made of, each inside a transaction
 
-    async def _audit(self, connection: Connection, audit: AuditRow) -> None:
-        await connection.execute(self._sql.insert_audit, *audit_values(audit))
-
     async def _claimed(self, connection: Connection, department: str, route: str, key: str) -> Claimed | None:
         row = await connection.fetchrow(self._sql.claimed, department, route, key)
         if row is None:
@@ -245,7 +228,10 @@ class Store:
         )
 
     async def _take(self, connection: Connection, department: str, claim: Claim) -> Claimed | None:
-        """Hold the key, or give what another transaction has put there."""
+        """Hold the key, or give what another transaction has put there.
+
+        Neither happens only when the card part's key is not active: keys are never given up again.
+        """
         part = claim.card_part
         taken = await connection.fetchval(
             self._sql.claim,
@@ -258,7 +244,12 @@ class Store:
             claim.subject_id,
             LEASE,
         )
-        return None if taken else await self._claimed(connection, department, claim.route, claim.key)
+        if taken:
+            return None
+        earlier = await self._claimed(connection, department, claim.route, claim.key)
+        if earlier is None:
+            raise KeysMoved
+        return earlier
 
     async def _answered(self, connection: Connection, department: str, claim: Claim) -> Claimed | None:
         """Lock a key that is held already; gives what another run answered under it meanwhile, if any did."""
@@ -275,24 +266,33 @@ class Store:
             self._sql.insert_dek, department, record.record_id, dek.generation, dek.wrapped
         )
         if inserted is None:
-            raise GenerationNotActive
+            raise KeysMoved
 
     async def _insert_token(self, connection: Connection, new: NewToken) -> Token:
-        token, index = new.token, new.card_index
+        token = new.token
         await self._insert_dek(connection, token.department, new.record)
-        fingerprint_id = await connection.fetchval(
-            self._sql.fingerprint,
-            token.department,
-            index.key_version,
-            index.value,
-            token.fingerprint_id,
-            token.created_at,
-        )
+        fingerprint_id = await self._fingerprint(connection, new)
         stored = Token(**{name: getattr(token, name) for name in TOKEN_FIELDS} | {"fingerprint_id": fingerprint_id})
         await connection.execute(
             self._sql.insert_token, *(getattr(stored, name) for name in TOKEN_FIELDS), new.record.sealed
         )
         return stored
+
+    async def _fingerprint(self, connection: Connection, new: NewToken) -> str:
+        """The id of the card: each version of the index proposes what it gives to the next; the last one decides."""
+        # When a rotation of the fingerprint key begins, some writers know the old version only, and all write its
+        # row: its unique key decides, and who knows both carries that id on. When it ends some write the new row
+        # only, but then every card of the old version has its new row, with the same id; a new card's id is decided
+        # by the new row's unique key, and `reseal` deletes what the old version, destroyed by then, holds of it.
+        token, fingerprint_id = new.token, new.token.fingerprint_id
+        for index in new.card_indexes:
+            allowed = INDEX_STATES if index is new.card_indexes[-1] else OLDER_INDEX_STATES
+            given = token.department, index.key_version, index.value, fingerprint_id, token.created_at, allowed
+            fingerprint_id = await connection.fetchval(self._sql.fingerprint, *given)
+            if fingerprint_id is None:
+                raise KeysMoved
+        assert fingerprint_id is not None, "internal error: a card is indexed by one version at least"
+        return fingerprint_id
 
     async def _token(self, connection: Connection, department: str, token_id: str) -> Token:
         row = await connection.fetchrow(self._sql.token, department, token_id)
@@ -301,7 +301,7 @@ class Store:
         return Token(**row)
 
     async def _erase(self, connection: Connection, department: str, token_id: str, fingerprint_id: str) -> None:
-        # The fingerprint's row first: whoever stores another token of this card waits for it, or is seen.
+        # The fingerprint's rows first: whoever stores another token of this card waits for one, or is seen.
         await connection.execute(self._sql.lock_fingerprint, department, fingerprint_id)
         await connection.execute(self._sql.erase_token, department, token_id)
         await connection.execute(self._sql.delete_dek, department, token_id)
@@ -331,7 +331,8 @@ class Store:
         charge = intent.charge
         async with self._database.transaction(charge.department) as connection:
             # Taken, not read: that waits for a commit which is still under way, and would be passed by.
-            earlier = await self._take(connection, charge.department, intent.claim)
+            # Without its card part, which a rotation could refuse before it has waited.
+            earlier = await self._take(connection, charge.department, replace(intent.claim, card_part=None))
             if earlier is None:
                 raise NothingCommitted  # and so undo the claim just taken
             if earlier.subject_id != charge.charge_id:

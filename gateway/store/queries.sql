@@ -1,22 +1,5 @@
 -- Everything that the gateway asks of PostgreSQL. `$1` is the department wherever a table belongs to departments.
 
--- name: insert_audit
-INSERT INTO audit.events
-  (department_id, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac_key, mac)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
-
--- name: version_seen
-SELECT version FROM gateway.key_manifest;
-
--- name: reserve_wraps
--- Counted ahead, so that a crash can only count too much. Nothing comes back when the generation is not active.
-UPDATE gateway.key_generations SET wraps_reserved = wraps_reserved + $2
-WHERE generation = $1 AND state = 'active' AND wraps_reserved + $2 <= $3
-RETURNING wraps_reserved;
-
--- name: generation_is_active
-SELECT state = 'active' FROM gateway.key_generations WHERE generation = $1;
-
 -- name: applications
 -- Who may call, of every department: read before a department is known.
 SELECT k.key_id, k.digest_key, k.digest, a.department_id, a.application_id, a.amount_minor_max, a.certificate_san
@@ -28,10 +11,12 @@ SELECT request_digest, card_part, card_key_version, subject_id, status, body, le
 FROM gateway.idempotency WHERE department_id = $1 AND route = $2 AND idempotency_key = $3;
 
 -- name: claim
--- Takes the key or waits for whoever is taking it, and then gives no row.
+-- Takes the key or waits for whoever is taking it, and then gives no row. Gives none, and waits for nobody, when the
+-- card part's key is not active here.
 INSERT INTO gateway.idempotency (department_id, route, idempotency_key, request_digest, card_part, card_key_version,
                                  subject_id, created_at, lease_until)
-VALUES ($1, $2, $3, $4, $5, $6, $7, now(), now() + $8)
+SELECT $1, $2, $3, $4, $5::bytea, $6::integer, $7, now(), now() + $8
+WHERE $6 IS NULL OR EXISTS (SELECT FROM gateway.fingerprint_versions WHERE version = $6 AND state = 'active')
 ON CONFLICT (department_id, route, idempotency_key) DO NOTHING
 RETURNING idempotency_key;
 
@@ -63,10 +48,11 @@ FROM gateway.tokens t LEFT JOIN gateway.deks d ON d.department_id = t.department
 WHERE t.department_id = $1 AND t.token_id = $2;
 
 -- name: fingerprint
--- The id of this card in this department: the first to write it decides. The update holds the row against an
--- erasure that is about to remove it.
+-- The id of this card in this department, under one version of the index: the first to write it decides. The update
+-- holds the row against an erasure that is about to remove it. No row comes back when the version may not index here.
 INSERT INTO gateway.fingerprints (department_id, key_version, card_index, fingerprint_id, seen_at)
-VALUES ($1, $2, $3, $4, $5)
+SELECT $1, $2, $3, $4, $5
+WHERE EXISTS (SELECT FROM gateway.fingerprint_versions WHERE version = $2 AND state = ANY($6::text[]))
 ON CONFLICT (department_id, key_version, card_index) DO UPDATE SET seen_at = EXCLUDED.seen_at
 RETURNING fingerprint_id;
 
@@ -89,7 +75,8 @@ FROM gateway.tokens WHERE department_id = $1 AND token_id = $2 FOR NO KEY UPDATE
 UPDATE gateway.tokens SET status = $3 WHERE department_id = $1 AND token_id = $2 AND status = $4;
 
 -- name: lock_fingerprint
-SELECT FROM gateway.fingerprints WHERE department_id = $1 AND fingerprint_id = $2 FOR UPDATE;
+-- Every version's row, oldest first, as writers take them.
+SELECT FROM gateway.fingerprints WHERE department_id = $1 AND fingerprint_id = $2 ORDER BY key_version FOR UPDATE;
 
 -- name: forget_fingerprint
 -- After the lock, in a statement of its own, so that a token stored meanwhile is seen.

@@ -14,7 +14,7 @@ import pytest
 from gateway.store.roles import PROCESSES
 from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
 from keys.errors import BrokenSeal
-from keys.secret import Secret
+from keys.process_keys import read_process_keys
 from tests.acceptance.test_main_job import charge_body, charged, new_key, token_body, tokenized
 from tests.cards import TRIGGERS, canary
 from tests.system import Client, System, connect_as, owner
@@ -81,7 +81,7 @@ async def test_record_of_another_department_does_not_open(
         token,
     )
     await sql.execute(
-        "INSERT INTO gateway.deks SELECT 'utilities', record_id, generation, wrapped"
+        "INSERT INTO gateway.deks SELECT 'utilities', record_id, generation, wrapped, first_generation"
         " FROM gateway.deks WHERE record_id = $1",
         token,
     )
@@ -120,7 +120,7 @@ async def test_keys_verify_adds_up_and_finds_swapped_wraps(
     lost = await sql.fetchrow("DELETE FROM gateway.deks WHERE record_id = $1 RETURNING *", one)
     system.command("keys", "verify", code=1)
     assert lost is not None
-    await sql.execute("INSERT INTO gateway.deks VALUES ($1, $2, $3, $4)", *lost)
+    await sql.execute("INSERT INTO gateway.deks VALUES ($1, $2, $3, $4, $5)", *lost)
     system.command("keys", "verify")
 
 
@@ -179,7 +179,7 @@ async def test_departments_are_walled_off_without_any_predicate(system: System, 
                     departments = await connection.fetch(f"SELECT DISTINCT department_id FROM gateway.{table}")
                     assert {row["department_id"] for row in departments} <= {mine}
                 with pytest.raises(DENIED):
-                    await connection.execute("INSERT INTO gateway.deks SELECT $1, 'tok_x', 1, '\\x00'", other)
+                    await connection.execute("INSERT INTO gateway.deks SELECT $1, 'tok_x', 1, '\\x00', 1", other)
     finally:
         await connection.close()
 
@@ -207,7 +207,7 @@ async def test_keys_role_reads_no_sealed_byte(system: System, parks: Client) -> 
 
 async def test_processes_to_come_can_reach_nothing_yet(system: System) -> None:
     """Roles of processes that do not exist yet have no table."""
-    for process in ("admin", "worker", "reseal"):
+    for process in ("admin", "worker"):
         connection = await connect_as(system, process)
         try:
             for table in ("tokens", "deks", "charges", "idempotency", "api_keys"):
@@ -215,6 +215,65 @@ async def test_processes_to_come_can_reach_nothing_yet(system: System) -> None:
                     await connection.execute(f"SELECT 1 FROM gateway.{table}")
         finally:
             await connection.close()
+
+
+RESEAL_MAY_NOT_READ = {
+    "tokens": ("application_id", "status", "brand", "last4", "expires_at", "has_record"),
+    "charges": ("amount_minor", "reference", "state", "idempotency_key", "processor_reference", "captured_minor"),
+    "idempotency": ("request_digest", "status", "body", "created_at"),
+    "applications": ("name",),
+    "api_keys": ("digest",),
+    "services": ("name",),
+}
+RESEAL_MAY_NOT_DO = (
+    "INSERT INTO gateway.tokens (department_id, token_id) VALUES ('parks', 'tok_x')",
+    "INSERT INTO gateway.deks VALUES ('parks', 'tok_x', 1, '', 1)",
+    "INSERT INTO gateway.charges (department_id, charge_id) VALUES ('parks', 'ch_x')",
+    "INSERT INTO gateway.idempotency (department_id, route) VALUES ('parks', 'x')",
+    "DELETE FROM gateway.tokens",
+    "DELETE FROM gateway.charges",
+    "DELETE FROM gateway.deks",
+    "DELETE FROM gateway.idempotency",
+    "UPDATE gateway.tokens SET status = 'active'",
+    "UPDATE gateway.tokens SET fingerprint_id = 'fp_x'",
+    "UPDATE gateway.charges SET state = 'captured'",
+    "UPDATE gateway.charges SET amount_minor = 1",
+    "UPDATE gateway.deks SET record_id = 'tok_x'",
+    "UPDATE gateway.fingerprints SET fingerprint_id = 'fp_x'",
+    "UPDATE gateway.idempotency SET body = ''",
+    "UPDATE gateway.idempotency SET subject_id = 'tok_x'",
+    "UPDATE gateway.key_generations SET state = 'active'",
+    "UPDATE gateway.fingerprint_versions SET state = 'active'",
+    "UPDATE gateway.key_manifest SET version = 1",
+    "TRUNCATE gateway.deks",
+)
+
+
+async def test_reseal_role_does_its_work_and_nothing_else(system: System, parks: Client) -> None:
+    """The role of `reseal` sees sealed bytes of one department at a time, and no amount, answer or application."""
+    await charged(parks, await tokenized(parks))
+    connection = await connect_as(system, "reseal")
+    try:
+        for table in ("tokens", "deks", "fingerprints"):
+            assert await connection.fetchval(f"SELECT count(department_id) FROM gateway.{table}") == 0
+        await connection.execute("SET gateway.department = 'parks'")
+        assert await connection.fetchval("SELECT count(sealed) FROM gateway.tokens") > 0
+        for table, columns in RESEAL_MAY_NOT_READ.items():
+            for column in columns:
+                with pytest.raises(DENIED):
+                    await connection.fetch(f"SELECT {column} FROM gateway.{table}")
+        for statement in RESEAL_MAY_NOT_DO:
+            with pytest.raises(DENIED):
+                await connection.execute(statement)
+        for table in ("tokens", "deks", "fingerprints"):
+            departments = await connection.fetch(f"SELECT DISTINCT department_id FROM gateway.{table}")
+            assert {row["department_id"] for row in departments} == {"parks"}
+        with pytest.raises(DENIED):
+            await connection.execute(
+                "INSERT INTO gateway.fingerprints VALUES ('utilities', 1, $1, 'fp', now())", bytes(32)
+            )
+    finally:
+        await connection.close()
 
 
 async def test_every_effect_has_its_audit_row(system: System, parks: Client, sql: asyncpg.Connection) -> None:
@@ -234,12 +293,12 @@ async def test_every_effect_has_its_audit_row(system: System, parks: Client, sql
         ("token.erased", token),
         ("identity.refused", ""),
         ("id.refused", ""),
-        ("keys.initialised", "manifest-1"),
+        ("keys.initialise", "manifest-1"),
     ):
         assert (event, subject) in seen
 
     pens = {
-        process: AuditPen(process, Secret((system.home / "secrets" / process / "audit-mac.key").read_bytes()))
+        process: AuditPen(process, read_process_keys(system.home / "secrets", process, "audit-mac"))
         for process in ("api", "keys")
     }
     for row in rows:
@@ -252,7 +311,7 @@ async def test_every_effect_has_its_audit_row(system: System, parks: Client, sql
             row["reason"],
             row["request_id"],
         )
-        written = AuditRow(row["event_id"], row["occurred_at"], row["process"], told, row["mac"])
+        written = AuditRow(row["event_id"], row["occurred_at"], row["process"], told, row["mac_key"], row["mac"])
         pens[row["process"]].verify(written)
         other = pens["keys" if row["process"] == "api" else "api"]
         with pytest.raises(BrokenSeal):

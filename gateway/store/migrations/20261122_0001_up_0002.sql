@@ -15,7 +15,12 @@ CREATE TABLE gateway.fingerprint_versions (
   version integer PRIMARY KEY CHECK (version > 0),
   state   text NOT NULL CHECK (state IN ('pending', 'active', 'retired', 'compromised', 'destroyed'))
 );
-INSERT INTO gateway.fingerprint_versions SELECT DISTINCT key_version, 'active' FROM gateway.fingerprints;
+-- Before this migration there was one version, in every database that knew a key store.
+INSERT INTO gateway.fingerprint_versions SELECT 1, 'active' FROM gateway.key_manifest;
+
+-- With the version in it, so that whether a card is in the new index yet takes one look.
+DROP INDEX gateway.fingerprints_by_id;
+CREATE INDEX fingerprints_by_id ON gateway.fingerprints (department_id, fingerprint_id, key_version);
 
 -- A row is checked with the key that it names, so that these keys can be rotated.
 ALTER TABLE audit.events ADD COLUMN mac_key integer NOT NULL DEFAULT 1 CHECK (mac_key > 0);
@@ -23,14 +28,26 @@ ALTER TABLE audit.events ALTER COLUMN mac_key DROP DEFAULT;
 ALTER TABLE gateway.api_keys ADD COLUMN digest_key integer NOT NULL DEFAULT 1 CHECK (digest_key > 0);
 ALTER TABLE gateway.api_keys ALTER COLUMN digest_key DROP DEFAULT;
 
--- Returns when every transaction that had written a data key, a fingerprint or a claim before the call has ended. A
--- lock of this kind is taken before a statement's snapshot, so whoever comes after it sees what was committed before
--- it. A function of the owner, so that nobody needs the right to change these tables as a whole; the caller sets
--- lock_timeout, for writers queue behind it.
-CREATE FUNCTION gateway.await_writers() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp AS $$
+-- Returns when every transaction that had begun to write a data key, a fingerprint or a claim before the call has
+-- ended. A statement takes this kind of lock before its snapshot, and keeps it until its transaction ends: whoever
+-- has not got it yet sees what was committed before the call. Nothing is locked here, so that nobody queues behind
+-- it; to lock the tables one after the other would even deadlock with writers that take them in another order.
+-- After a while the call gives up, like one that waited for a lock.
+CREATE FUNCTION gateway.await_writers() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE writers text[];
 BEGIN
-  LOCK TABLE gateway.deks, gateway.fingerprints, gateway.idempotency IN SHARE MODE;
+  writers := ARRAY(
+    SELECT virtualtransaction FROM pg_locks
+    WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND relation IN ('gateway.deks'::regclass, 'gateway.fingerprints'::regclass, 'gateway.idempotency'::regclass)
+    AND mode = 'RowExclusiveLock' AND pid IS DISTINCT FROM pg_backend_pid());
+  FOR turn IN 1..150 LOOP
+    IF NOT EXISTS (SELECT FROM pg_locks WHERE virtualtransaction = ANY (writers)) THEN
+      RETURN;
+    END IF;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+  RAISE lock_not_available USING MESSAGE = 'writers have not ended';
 END $$;
 REVOKE ALL ON FUNCTION gateway.await_writers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION gateway.await_writers() TO gateway_keys, gateway_reseal;

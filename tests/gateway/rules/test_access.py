@@ -12,27 +12,28 @@ from gateway.rules.access import Application, Credential, NewApiKey, Register, d
 from keys.secret import Secret
 
 DIGEST_KEY = Secret(b"k" * 32)
+DIGEST_KEYS = {1: DIGEST_KEY}
 PARKS = Application("parks", "app_parks", 50_000, "urn:city:parks")
 UTILITIES = Application("utilities", "app_utilities", 50_000, None)
 
 
 @pytest.fixture(scope="module")
 def parks() -> NewApiKey:
-    return new_api_key(DIGEST_KEY)
+    return new_api_key(DIGEST_KEYS)
 
 
 @pytest.fixture(scope="module")
 def utilities() -> NewApiKey:
-    return new_api_key(DIGEST_KEY)
+    return new_api_key(DIGEST_KEYS)
 
 
 @pytest.fixture(scope="module")
 def register(parks: NewApiKey, utilities: NewApiKey) -> Register:
     credentials = {
-        parks.key_id: Credential(parks.digest, PARKS),
-        utilities.key_id: Credential(utilities.digest, UTILITIES),
+        parks.key_id: Credential(1, parks.digest, PARKS),
+        utilities.key_id: Credential(1, utilities.digest, UTILITIES),
     }
-    return Register(credentials, DIGEST_KEY)
+    return Register(credentials, DIGEST_KEYS)
 
 
 def _key_id(text: str) -> str:
@@ -97,7 +98,7 @@ def test_nobody_is_never_identified(parks: NewApiKey, monkeypatch: pytest.Monkey
     monkeypatch.setattr(access, "NOBODY", parks.digest)
 
     with pytest.raises(NotIdentified):
-        Register({}, DIGEST_KEY).identify(f"Bearer {parks.secret.reveal()}", None)
+        Register({}, DIGEST_KEYS).identify(f"Bearer {parks.secret.reveal()}", None)
 
 
 def test_a_certificate_must_be_that_of_the_application(register: Register, parks: NewApiKey) -> None:
@@ -133,12 +134,14 @@ def test_a_digest_is_of_no_use_without_its_key(register: Register, parks: NewApi
     assert digest_of(other, parks.secret) != parks.digest
     assert parks.digest not in {hashlib.sha256(secret).digest(), hashlib.sha256(b"k" * 32 + secret).digest()}
     with pytest.raises(NotIdentified):
-        Register({parks.key_id: Credential(parks.digest, PARKS)}, other).identify(f"Bearer {secret.decode()}", None)
+        Register({parks.key_id: Credential(1, parks.digest, PARKS)}, {1: other}).identify(
+            f"Bearer {secret.decode()}", None
+        )
 
 
 def test_a_new_key_has_its_shape_and_is_new() -> None:
     """`gwk_`, the id, and 256 random bits in base64url; no two are alike."""
-    made = [new_api_key(DIGEST_KEY) for _ in range(100)]
+    made = [new_api_key(DIGEST_KEYS) for _ in range(100)]
     texts = [key.secret.reveal() for key in made]
 
     assert all(re.fullmatch(r"gwk_[a-z2-7]{26}_[A-Za-z0-9_-]{43}", text) for text in texts)

@@ -1,25 +1,25 @@
 """What the services' tests share: a clock moved by hand, a real key store, and a database that knows keys."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from gateway.errors import Unavailable
 from gateway.rules.card import Brands
 from gateway.services.keyring import Keyring
-from gateway.services.ports import GenerationNotActive
+from gateway.services.ports import KeysMoved
 from gateway.services.vault import Vault
-from keys.files import write_private
-from keys.keystore import MANIFEST, Keystore
-from keys.manifest import KeyEntry, sign_manifest
-from keys.primitives import commitment, new_key
-from keys.ring import State
+from keys.audit import AuditPen, AuditRow
+from keys.keystore import MANIFEST, Keystore, OpenKeystore
+from keys.manifest import Act, Manifest, Purpose, RootEntry
+from keys.primitives import new_key
+from keys.ring import Ring
 from keys.root_file import FileRoot
+from keys.states import State
 
+PEN = AuditPen("api", {1: new_key()})
 START = datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
 
 
@@ -43,8 +43,10 @@ class KnownKeys:
     version: int = 1
     active: int = 1
     away: bool = False
+    deaf: bool = False
     looks: int = 0
     reserved: dict[int, int] = field(default_factory=dict)
+    audited: list[AuditRow] = field(default_factory=list)
 
     async def version_seen(self) -> int:
         self.looks += 1
@@ -54,8 +56,14 @@ class KnownKeys:
     async def reserve_wraps(self, generation: int, count: int) -> None:
         self._require_here()
         if generation != self.active:
-            raise GenerationNotActive
+            raise KeysMoved
         self.reserved[generation] = self.reserved.get(generation, 0) + count
+
+    async def record(self, audit: AuditRow) -> None:
+        if self.deaf:
+            raise Unavailable
+        self._require_here()
+        self.audited.append(audit)
 
     def _require_here(self) -> None:
         if self.away:
@@ -68,7 +76,8 @@ class Keys:
     def __init__(self, folder: Path, known: KnownKeys) -> None:
         self.root = FileRoot(new_key())
         self.store = Keystore(folder / "keystore", "demo")
-        self.store.initialise(self.root, "file", folder / "secrets", START)
+        entry = RootEntry(1, "file", "file:/root.key", State.ACTIVE, START)
+        self.store.initialise(self.root, entry, folder / "secrets", START)
         self.known = known
 
     @property
@@ -76,26 +85,37 @@ class Keys:
         """The manifest."""
         return self.store.directory / MANIFEST
 
-    def rotate(self) -> None:
-        """Make the next generation of the key-encryption key; the one before is retired, here and in the database."""
-        old = self.store.manifest(self.root)
-        last = old.of("kek")[-1]
-        key, number = new_key(), last.number + 1
-        key_id = f"kek-of-the-tests-{number}"
-        wrapped = self.root.wrap(key, self.store._bound_to(key_id, "kek", number))
-        write_private(self.store.directory / key_id, wrapped, replace=False)
-        made = msgspec.structs.replace(
-            last, id=key_id, number=number, state=State.ACTIVE, commitment=commitment(key, key_id).hex()
-        )
-        retired = msgspec.structs.replace(last, state=State.RETIRED)
-        others = [each for each in old.keys if each.id != last.id]
-        self._publish(old.version + 1, [*others, retired, made])
-        self.known.version, self.known.active = old.version + 1, number
+    def ring(self) -> Ring:
+        """All keys as they are now."""
+        return self.store.open(self.root).ring()
 
-    def _publish(self, version: int, entries: Sequence[KeyEntry]) -> None:
-        manifest = msgspec.structs.replace(self.store.manifest(self.root), version=version, keys=tuple(entries))
-        signed = sign_manifest(manifest, self.store._signing_key(self.root))
-        write_private(self.file, signed, replace=True)
+    def rotate(self) -> None:
+        """The next generation of the key-encryption key; the one before is retired, here and in the database."""
+        self.known.active = self._rotate("kek")
+
+    def rotate_fingerprint(self) -> None:
+        """The next version of the fingerprint key; the one before is retired."""
+        self._rotate("fingerprint")
+
+    def compromise(self) -> None:
+        """The next generation of the key-encryption key; the one before is compromised, here and in the database."""
+        self.known.active = self._rotate("kek", State.COMPROMISED)
+
+    def destroy_fingerprint(self) -> None:
+        """The version before the active one is gone."""
+        keys = self.store.open(self.root)
+        last = keys.manifest.of("fingerprint")[-2]
+        self._publish(keys, keys.manifest.moved(last, State.DESTROYED, START))
+
+    def _rotate(self, purpose: Purpose, old_is: State = State.RETIRED) -> int:
+        keys = self.store.open(self.root)
+        made = keys.make_key(purpose, State.ACTIVE, START)
+        old = keys.manifest.active(purpose)
+        self._publish(keys, keys.manifest.with_key(made).moved(old, old_is, START))
+        return made.number
+
+    def _publish(self, keys: OpenKeystore, following: Manifest) -> None:
+        self.known.version = keys.publish(following, Act("test", "test"), START).manifest.version
 
 
 @pytest.fixture
@@ -116,10 +136,15 @@ def keys(tmp_path: Path, known: KnownKeys) -> Keys:
     return Keys(tmp_path, known)
 
 
+def keyring_of(keys: Keys, known: KnownKeys, clock: Clock) -> Keyring:
+    """A ring that follows these."""
+    return Keyring(keys.store, keys.root, known, clock, PEN, "api")
+
+
 @pytest.fixture
 def keyring(keys: Keys, known: KnownKeys, clock: Clock) -> Keyring:
     """The ring of a process."""
-    return Keyring(keys.store, keys.root, known, clock)
+    return keyring_of(keys, known, clock)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from keys.primitives import new_key
 from tests.gateway.services.conftest import Clock
 
 PARKS = Application("parks", "app_1", 50_000, None)
-DIGEST_KEY = new_key()
+DIGEST_KEYS = {1: new_key()}
 
 
 class Credentials:
@@ -34,8 +34,8 @@ class Credentials:
 
     def add(self) -> NewApiKey:
         """Register a key of the parks."""
-        key = new_api_key(DIGEST_KEY)
-        self.valid[key.key_id] = Credential(key.digest, PARKS)
+        key = new_api_key(DIGEST_KEYS)
+        self.valid[key.key_id] = Credential(key.digest_key, key.digest, PARKS)
         return key
 
 
@@ -48,7 +48,7 @@ def store() -> Credentials:
 @pytest.fixture
 def callers(store: Credentials, clock: Clock) -> Callers:
     """The register of a process."""
-    return Callers(store, DIGEST_KEY, clock)
+    return Callers(store, DIGEST_KEYS, clock)
 
 
 async def identify(callers: Callers, key: NewApiKey) -> Application:

@@ -4,12 +4,20 @@ import asyncio
 import shutil
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.errors import Unavailable
 from gateway.services import keyring as module
 from gateway.services.keyring import FRESH_S, Keyring
-from keys.errors import ManifestRefused
-from tests.gateway.services.conftest import Clock, Keys, KnownKeys
+from keys.errors import (
+    ClockBehind,
+    KeystoreRefused,
+    KeySwapped,
+    ManifestForged,
+    ManifestRefused,
+    ManifestRolledBack,
+)
+from tests.gateway.services.conftest import PEN, Clock, Keys, KnownKeys, keyring_of
 
 JUST_BEFORE_S = FRESH_S - 0.001
 
@@ -48,13 +56,75 @@ async def test_an_older_manifest_is_refused(keyring: Keyring, keys: Keys, clock:
     keys.rotate()
     assert (await keyring.ring()).version == 2
     keys.file.write_bytes(before)
-    for late in (keyring, Keyring(keys.store, keys.root, keys.known, clock)):
+    for late in (keyring, keyring_of(keys, keys.known, clock)):
         with pytest.raises(ManifestRefused, match="manifest 1 is older than 2"):
             await late.look()
     assert (await keyring.ring()).version == 2
     clock.seconds += FRESH_S
     with pytest.raises(Unavailable, match="key store"):
         await keyring.ring()
+
+
+async def test_an_incident_is_audited_once(keyring: Keyring, keys: Keys, known: KnownKeys) -> None:
+    """However often a forged manifest is looked at there is one row; after a good look the next one is told again."""
+    good = keys.file.read_bytes()
+    for incident in (1, 2):
+        keys.file.write_bytes(good.replace(b'"version": 1', b'"version": 3'))
+        for _ in range(3):
+            with pytest.raises(ManifestForged):
+                await keyring.look()
+        assert len(known.audited) == incident
+        keys.file.write_bytes(good)
+        await keyring.look()
+    row = known.audited[0]
+    told = row.event
+    assert (told.department, told.event, told.outcome, told.actor) == ("city", "manifest.forged", "refused", "api")
+    PEN.verify(row)
+
+
+async def test_each_kind_of_incident_has_its_row(
+    keyring: Keyring, keys: Keys, known: KnownKeys, clock: Clock
+) -> None:
+    """Rolled back, swapped, clock behind: each is told by its own event, even while another lasts."""
+    await keyring.look()
+    clock.seconds = -3600.0
+    with pytest.raises(ClockBehind):
+        await keyring.look()
+    clock.seconds = 0.0
+    known.version = 9
+    with pytest.raises(ManifestRolledBack):
+        await keyring.look()
+    known.version = 1
+    fresh = keyring_of(keys, known, clock)
+    wrapped = next((keys.store.directory / "root-1").glob("kek-*"))
+    wrapped.write_bytes(b"\0" + wrapped.read_bytes()[1:])
+    for _ in range(2):
+        with pytest.raises(KeySwapped):
+            await fresh.look()
+    assert [row.event.event for row in known.audited] == ["clock.behind", "manifest.rolled_back", "key.swapped"]
+
+
+async def test_an_incident_that_cannot_be_written_is_tried_again(
+    keyring: Keyring, keys: Keys, known: KnownKeys
+) -> None:
+    """Without the database's help the refusal stands all the same, and the row is written as soon as it can be."""
+    keys.file.write_bytes(keys.file.read_bytes().replace(b'"version": 1', b'"version": 3'))
+    known.deaf = True
+    with capture_logs() as logged, pytest.raises(ManifestForged):
+        await keyring.look()
+    assert [line["event"] for line in logged] == ["incident.not_audited"]
+    known.deaf = False
+    with pytest.raises(ManifestForged):
+        await keyring.look()
+    assert len(known.audited) == 1
+
+
+async def test_what_is_no_incident_is_not_audited(keyring: Keyring, keys: Keys, known: KnownKeys) -> None:
+    """A key store that is not mounted is no attack."""
+    keys.file.rename(keys.file.with_name("away"))
+    with pytest.raises(KeystoreRefused):
+        await keyring.look()
+    assert known.audited == []
 
 
 async def test_a_forged_manifest_is_refused(keyring: Keyring, keys: Keys, clock: Clock) -> None:
@@ -105,7 +175,7 @@ async def test_nobody_queues_behind_a_look_that_hangs(
             return 0
 
     monkeypatch.setattr(module, "LOOK_TIMEOUT_S", 0.1)
-    hanging = Keyring(keys.store, keys.root, Hanging(), clock)
+    hanging = keyring_of(keys, Hanging(), clock)
     async with asyncio.timeout(0.5):
         ends = await asyncio.gather(*(hanging.ring() for _ in range(20)), return_exceptions=True)
     assert [type(end) for end in ends] == [Unavailable] * 20
@@ -120,7 +190,7 @@ async def test_a_look_is_as_old_as_its_beginning(keys: Keys, clock: Clock) -> No
             return await super().version_seen()
 
     slow = Slow()
-    keyring = Keyring(keys.store, keys.root, slow, clock)
+    keyring = keyring_of(keys, slow, clock)
     await keyring.ring()
     clock.seconds += 0.001
     await keyring.ring()

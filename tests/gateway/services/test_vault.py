@@ -8,12 +8,14 @@ import pytest
 from gateway.errors import Unavailable
 from gateway.rules.card import Brands, Card, read_card
 from gateway.services import vault as module
-from gateway.services.vault import BLOCK_BYTES, Sealing, Vault
+from gateway.services.ports import SealedRecord
+from gateway.services.vault import BLOCK_BYTES, CARD, DETAILS, Sealing, Vault
 from keys.envelope import SEALED_BYTES_MIN
-from keys.errors import BrokenSeal, WrongKey
+from keys.errors import BrokenSeal, UnknownKey, WrongKey
+from keys.ring import WrappedDek
 from keys.secret import Secret
 from tests.cards import canary
-from tests.gateway.services.conftest import Keys, KnownKeys
+from tests.gateway.services.conftest import Clock, Keys, KnownKeys
 
 DEPARTMENT = "parks"
 NUMBER = canary(64_001)
@@ -66,15 +68,101 @@ async def test_the_same_card_seals_differently(vault: Vault, card: Card) -> None
 
 async def test_a_card_is_found_again_in_its_department_only(vault: Vault, card: Card, brands: Brands) -> None:
     """A card's index is its own in each department, and another card's is another's."""
-    index = await vault.card_index(DEPARTMENT, card)
-    assert await vault.card_index(DEPARTMENT, card) == index
-    assert await vault.card_index("utilities", card) != index
+    index = await vault.card_indexes(DEPARTMENT, card)
+    assert await vault.card_indexes(DEPARTMENT, card) == index
+    assert await vault.card_indexes("utilities", card) != index
     other = read_card(brands, Secret(canary(64_002)), 12, 2031)
-    assert await vault.card_index(DEPARTMENT, other) != index
-    assert await vault.card_part(DEPARTMENT, card) != index
+    assert await vault.card_indexes(DEPARTMENT, other) != index
+    assert await vault.card_part(DEPARTMENT, card) not in index
     renewed = read_card(brands, Secret(NUMBER), 1, 2036)
-    assert await vault.card_index(DEPARTMENT, renewed) == index
+    assert await vault.card_indexes(DEPARTMENT, renewed) == index
     assert await vault.card_part(DEPARTMENT, renewed) != await vault.card_part(DEPARTMENT, card)
+
+
+async def test_a_card_is_found_under_every_version_that_stands(vault: Vault, card: Card, keys: Keys) -> None:
+    """After a rotation of the fingerprint key there are two indexes, oldest first; a destroyed key makes none."""
+    (before,) = await vault.card_indexes(DEPARTMENT, card)
+    keys.rotate_fingerprint()
+    await vault.look()
+    old, new = await vault.card_indexes(DEPARTMENT, card)
+    assert old == before
+    assert (old.key_version, new.key_version) == (1, 2)
+    assert old.value != new.value
+    assert (await vault.card_part(DEPARTMENT, card)).key_version == 2
+    keys.destroy_fingerprint()
+    await vault.look()
+    assert await vault.card_indexes(DEPARTMENT, card) == (new,)
+
+
+async def test_a_part_is_made_again_while_its_key_is_there(vault: Vault, card: Card, keys: Keys) -> None:
+    """A part under an older key is the same again; under a destroyed one there is none; a newer one is an error."""
+    first = await vault.card_part(DEPARTMENT, card)
+    keys.rotate_fingerprint()
+    assert await vault.card_part_again(DEPARTMENT, card, 1) == first
+    second = await vault.card_part_again(DEPARTMENT, card, 2)  # the ring is fresh, and must be looked at again
+    assert second is not None
+    assert (second.key_version, second.value != first.value) == (2, True)
+    keys.destroy_fingerprint()
+    await vault.look()
+    assert await vault.card_part_again(DEPARTMENT, card, 1) is None
+    with pytest.raises(UnknownKey):
+        await vault.card_part_again(DEPARTMENT, card, 3)
+
+
+async def test_what_was_rewrapped_ahead_opens(vault: Vault, card: Card, keys: Keys, clock: Clock) -> None:
+    """A data key under a generation that this process has not seen yet makes it look, and opens."""
+    record = (await seal(vault, card)).record
+    keys.rotate()
+    ring = keys.ring()
+    place = ring.place(DEPARTMENT, record.record_id)
+    dek = ring.unwrap(place, record.dek, clock.now())
+    ahead = SealedRecord(record.record_id, record.sealed, ring.wrap(place, dek, clock.now()))
+    assert (await vault.open_card(DEPARTMENT, ahead))[0].number.reveal() == NUMBER
+    nowhere = SealedRecord(record.record_id, record.sealed, WrappedDek(7, ahead.dek.wrapped))
+    with pytest.raises(UnknownKey):
+        await vault.open_card(DEPARTMENT, nowhere)
+
+
+async def test_sealed_anew_is_the_same_under_another_key(vault: Vault, card: Card, keys: Keys) -> None:
+    """New data key, new ciphertext, same content, at the same place only."""
+    record = (await seal(vault, card, "Ramona Ñandú")).record
+    keys.compromise()
+    await vault.look()
+    anew = await vault.seal_anew(DEPARTMENT, record, CARD)
+    assert (record.dek.generation, anew.dek.generation) == (1, 2)
+    assert anew.sealed != record.sealed
+    opened, name = await vault.open_card(DEPARTMENT, anew)
+    assert (opened.number.reveal(), name.reveal()) == (NUMBER, "Ramona Ñandú")
+    for mixed in (
+        SealedRecord(record.record_id, anew.sealed, record.dek),
+        SealedRecord(record.record_id, record.sealed, anew.dek),
+    ):
+        with pytest.raises(WrongKey):
+            await vault.open_card(DEPARTMENT, mixed)
+    with pytest.raises(WrongKey):
+        await vault.seal_anew(DEPARTMENT, record, DETAILS)
+
+
+async def test_an_index_is_made_anew_of_its_own_card_only(
+    vault: Vault, card: Card, keys: Keys, brands: Brands
+) -> None:
+    """Index and part of a token's card come out as of the card itself, if those that are known are that card's."""
+    record = (await seal(vault, card)).record
+    other = read_card(brands, Secret(canary(64_002)), 12, 2031)
+    (index,), part = await vault.card_indexes(DEPARTMENT, card), await vault.card_part(DEPARTMENT, card)
+    (other_index,), other_part = await vault.card_indexes(DEPARTMENT, other), await vault.card_part(DEPARTMENT, other)
+    keys.rotate_fingerprint()
+    await vault.look()
+    assert await vault.index_anew(DEPARTMENT, record, index) == (await vault.card_indexes(DEPARTMENT, card))[1]
+    assert await vault.part_anew(DEPARTMENT, record, part) == await vault.card_part(DEPARTMENT, card)
+    with pytest.raises(BrokenSeal):
+        await vault.index_anew(DEPARTMENT, record, other_index)
+    with pytest.raises(BrokenSeal):
+        await vault.part_anew(DEPARTMENT, record, other_part)
+    keys.destroy_fingerprint()
+    await vault.look()
+    with pytest.raises(UnknownKey):
+        await vault.index_anew(DEPARTMENT, record, index)
 
 
 async def test_a_sealing_follows_a_rotation(vault: Vault, card: Card, keys: Keys, known: KnownKeys) -> None:
@@ -82,6 +170,7 @@ async def test_a_sealing_follows_a_rotation(vault: Vault, card: Card, keys: Keys
     sealing = await seal(vault, card)
     before = sealing.record
     keys.rotate()
+    await vault.look()
     await sealing.follow_rotation()
     after = sealing.record
     assert (before.dek.generation, after.dek.generation) == (1, 2)
@@ -93,7 +182,7 @@ async def test_a_sealing_follows_a_rotation(vault: Vault, card: Card, keys: Keys
 
 async def test_sealing_meets_a_rotation(vault: Vault, card: Card, keys: Keys, known: KnownKeys) -> None:
     """A reservation refused because the ring is two seconds old makes the vault look, and seal under the new one."""
-    await vault.card_index(DEPARTMENT, card)
+    await vault.card_indexes(DEPARTMENT, card)
     keys.rotate()
     assert (await seal(vault, card)).record.dek.generation == 2
     assert set(known.reserved) == {2}
@@ -135,7 +224,7 @@ async def test_wraps_are_counted_before_they_are_made(
 
 async def test_nothing_is_wrapped_when_nothing_was_counted(vault: Vault, card: Card, known: KnownKeys) -> None:
     """Without the database there is no seal; the next one after it is back is counted."""
-    await vault.card_index(DEPARTMENT, card)
+    await vault.card_indexes(DEPARTMENT, card)
     known.away = True
     with pytest.raises(Unavailable):
         await seal(vault, card)

@@ -1,5 +1,6 @@
 """One PostgreSQL for the tests of the store, and stores on it."""
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -12,8 +13,10 @@ from gateway.embedded import EmbeddedPostgres
 from gateway.store.database import Database
 from gateway.store.migrate import migrate
 from gateway.store.postgres import Store
+from tests.gateway.store.city import City, founded
 from tests.gateway.store.postgres import (
     APPLICATION,
+    FINGERPRINTS,
     GENERATION,
     PARKS,
     RETIRED,
@@ -63,6 +66,7 @@ async def populate(owner: asyncpg.Connection) -> None:
     await owner.execute(
         "INSERT INTO gateway.key_generations VALUES ($1, 'active'), ($2, 'retired')", GENERATION, RETIRED
     )
+    await owner.executemany("INSERT INTO gateway.fingerprint_versions VALUES ($1, $2)", FINGERPRINTS.items())
     await owner.execute("INSERT INTO gateway.key_manifest (version) VALUES (1)")
 
 
@@ -86,6 +90,13 @@ async def database(postgres: Postgres) -> AsyncIterator[Database]:
 def store(database: Database) -> Store:
     """The store on it."""
     return Store(database)
+
+
+@pytest.fixture
+async def city(postgres: Postgres, tmp_path: Path) -> AsyncIterator[City]:
+    """A city that a test may rotate as it likes."""
+    async with founded(postgres, "city_" + secrets.token_hex(4), tmp_path) as city:
+        yield city
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ SERVICE = "POOL"
 ROUTE = "POST /v1/charges"
 GENERATION = 1
 RETIRED = 2
+FINGERPRINTS = {1: "active", 2: "destroyed", 3: "compromised", 4: "retired", 5: "active"}
+"""Versions of the card index by state; 4 is being replaced by 5, beside the others' 1."""
 PEN = AuditPen("api", {1: new_key()})
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 RESET = struct.pack("ii", 1, 0)
@@ -104,12 +106,18 @@ def new_token(usage: str = "multi", card_index: bytes | None = None, generation:
         created_at=now,
         expires_at=now + timedelta(hours=1),
     )
-    return NewToken(token, sealed(token.token_id, generation), CardIndex(1, card_index or secrets.token_bytes(32)))
+    return NewToken(token, sealed(token.token_id, generation), (CardIndex(1, card_index or secrets.token_bytes(32)),))
 
 
-def claim(subject_id: str, key: str | None = None, route: str = ROUTE) -> Claim:
+def claim(subject_id: str, key: str | None = None, route: str = ROUTE, version: int = 1) -> Claim:
     """A hold on a key of its own, unless one is given."""
-    return Claim(route, key or new_id("key"), bytes(32), CardIndex(1, bytes(32)), subject_id)
+    return Claim(route, key or new_id("key"), bytes(32), CardIndex(version, bytes(32)), subject_id)
+
+
+def indexed(new: NewToken, **versions: bytes) -> NewToken:
+    """The same token of a card that these versions index so: `v4=…, v5=…`."""
+    indexes = tuple(CardIndex(int(name[1:]), value) for name, value in versions.items())
+    return replace(new, card_indexes=indexes)
 
 
 def intent(token_id: str, key: str | None = None, new: NewToken | None = None, **change: Any) -> Intent:

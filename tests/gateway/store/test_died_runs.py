@@ -26,9 +26,11 @@ from gateway.services.tokens import Tokens
 from gateway.services.vault import Vault
 from gateway.store.postgres import Store
 from keys.keystore import Keystore
+from keys.manifest import RootEntry
 from keys.primitives import new_key
 from keys.root_file import FileRoot
 from keys.secret import Secret
+from keys.states import State
 from tests.cards import canary
 from tests.gateway.store.postgres import APPLICATION, PARKS, PEN
 
@@ -116,8 +118,9 @@ def service(store: Store, tmp_path: Path) -> Service:
     """The services with keys of their own."""
     root, clock = FileRoot(new_key()), SystemClock()
     keystore = Keystore(tmp_path / "keystore", "demo")
-    keystore.initialise(root, "file", tmp_path / "secrets", clock.now())
-    return Service(store, Vault(Keyring(keystore, root, store, clock), store, clock, brands()))
+    entry = RootEntry(1, "file", "file:/root.key", State.ACTIVE, clock.now())
+    keystore.initialise(root, entry, tmp_path / "secrets", clock.now())
+    return Service(store, Vault(Keyring(keystore, root, store, clock, PEN, "api"), store, clock, brands()))
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from gateway.services.ports import (
     Charge,
     Claimed,
     Declined,
-    GenerationNotActive,
+    Intent,
+    KeysMoved,
     NewToken,
     Token,
 )
@@ -35,6 +36,7 @@ from tests.gateway.store.postgres import (
     Wire,
     audit,
     claim,
+    indexed,
     intent,
     new_token,
     sealed,
@@ -144,6 +146,31 @@ async def test_a_fingerprint_lives_as_long_as_a_token(store: Store, owner: async
         assert await fingerprints(owner, card_index) == (set(), set())
 
 
+@pytest.mark.parametrize("ahead", [0, 2])
+async def test_a_fingerprint_of_two_versions_lives_as_long_as_a_token(
+    store: Store, owner: asyncpg.Connection, ahead: int
+) -> None:
+    """The same with two versions of the index, some writers knowing the new one only: no deadlock, and one id.
+
+    Where some write the new row only the old version is destroyed already, and may hold strays.
+    """
+    for round_ in range(ROUNDS):
+        v4, v5 = secrets.token_bytes(32), secrets.token_bytes(32)
+        old = [(await stored_as(store, v4=v4, v5=v5)).token_id for _ in range(3)]
+        ends = await asyncio.gather(
+            *(stored_as(store, v4=v4, v5=v5) for _ in range(2)),
+            *(stored_as(store, v5=v5) for _ in range(ahead)),
+            *(erase(store, token_id) for token_id in old),
+        )
+        made = [token for token in ends if token.status != "erased"]
+        ids = {(await store.token(PARKS, token.token_id)).fingerprint_id for token in made}
+        for index in (v5,) if ahead else (v4, v5):
+            assert await fingerprints(owner, index) == (ids, ids), f"round {round_}"
+        for token in made:
+            await erase(store, token.token_id)
+        assert await fingerprints(owner, v5) == (set(), set())
+
+
 async def test_a_token_being_stored_keeps_its_fingerprint(
     postgres: Postgres, store: Store, owner: asyncpg.Connection
 ) -> None:
@@ -154,7 +181,7 @@ async def test_a_token_being_stored_keeps_its_fingerprint(
         transaction = storing.transaction()
         await transaction.start()
         await storing.execute(
-            "UPDATE gateway.fingerprints SET seen_at = now() WHERE card_index = $1", old.card_index.value
+            "UPDATE gateway.fingerprints SET seen_at = now() WHERE card_index = $1", old.card_indexes[0].value
         )
         erasing = asyncio.create_task(erase(store, old.token.token_id))
         while not await owner.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
@@ -168,7 +195,10 @@ async def test_a_token_being_stored_keeps_its_fingerprint(
     finally:
         await storing.close()
     assert (await erasing).status == "erased"
-    assert await fingerprints(owner, old.card_index.value) == ({old.token.fingerprint_id}, {old.token.fingerprint_id})
+    assert await fingerprints(owner, old.card_indexes[0].value) == (
+        {old.token.fingerprint_id},
+        {old.token.fingerprint_id},
+    )
 
 
 async def test_nothing_of_a_card_outlives_its_erasure(store: Store, owner: asyncpg.Connection) -> None:
@@ -294,16 +324,16 @@ async def test_retired_generations_wrap_nothing_new(store: Store, owner: asyncpg
     for generation in (RETIRED, 77):
         new = new_token(generation=generation)
         own = claim(new.token.token_id)
-        with pytest.raises(GenerationNotActive):
+        with pytest.raises(KeysMoved):
             await store.create_token(new, own, held=False, render=shown, audit=audit())
         assert await store.claimed(PARKS, own.route, own.key) is None
         good = await stored(store, "single")
         with_details = intent(good.token.token_id)
         stale = replace(with_details, details=sealed(with_details.charge.charge_id, generation))
-        with pytest.raises(GenerationNotActive):
+        with pytest.raises(KeysMoved):
             await store.begin_charge(stale, audit())
         assert (await store.token(PARKS, good.token.token_id)).status == "active"
-        with pytest.raises(GenerationNotActive):
+        with pytest.raises(KeysMoved):
             await store.reserve_wraps(generation, 1)
 
 
@@ -322,6 +352,77 @@ async def test_wraps_are_counted_to_the_last(store: Store, owner: asyncpg.Connec
         assert await owner.fetchval(counted, GENERATION) == WRAPS_MAX
     finally:
         await owner.execute(set_to, GENERATION, 0)
+
+
+@pytest.mark.parametrize(
+    ("versions", "fits"),
+    [
+        ((1,), True),
+        ((4, 5), True),
+        ((3, 5), True),
+        ((3, 4, 5), True),
+        ((4,), False),
+        ((5, 4), False),
+        ((2, 5), False),
+        ((3,), False),
+        ((77,), False),
+        ((77, 5), False),
+    ],
+)
+async def test_only_what_the_mirror_allows_indexes(
+    store: Store, owner: asyncpg.Connection, versions: tuple[int, ...], fits: bool
+) -> None:
+    """The last index is of an active version, those before it of one that still stands; else nothing is stored."""
+    new = indexed(new_token(), **{f"v{version}": secrets.token_bytes(32) for version in versions})
+    own = claim(new.token.token_id)
+    storing = store.create_token(new, own, held=False, render=shown, audit=audit())
+    if fits:
+        await storing
+    else:
+        with pytest.raises(KeysMoved):
+            await storing
+    ids = [new.token.fingerprint_id]
+    rows = await owner.fetch("SELECT key_version FROM gateway.fingerprints WHERE fingerprint_id = ANY($1)", ids)
+    assert sorted(row["key_version"] for row in rows) == (sorted(versions) if fits else [])
+    assert (await store.claimed(PARKS, own.route, own.key) is not None) is fits
+
+
+async def test_the_oldest_index_decides(store: Store, owner: asyncpg.Connection) -> None:
+    """A card that the old index knows keeps its id in the new one; when both know it the new one's id holds."""
+    old, new = secrets.token_bytes(32), secrets.token_bytes(32)
+    first = await stored_as(store, v4=old, v5=secrets.token_bytes(32))
+    assert (await stored_as(store, v4=old, v5=new)).fingerprint_id == first.fingerprint_id
+    assert (await stored_as(store, v5=new)).fingerprint_id == first.fingerprint_id
+    assert (await stored_as(store, v4=secrets.token_bytes(32), v5=new)).fingerprint_id == first.fingerprint_id
+
+
+async def test_a_claim_needs_an_active_key(store: Store) -> None:
+    """A claim whose card part is under a key that is not active is not made, but is shown what stands there."""
+    for version in (2, 3, 4, 77):
+        late = claim("subject", version=version)
+        with pytest.raises(KeysMoved):
+            await store.claim(PARKS, late, audit())
+        assert await store.claimed(PARKS, late.route, late.key) is None
+        assert await store.claim(PARKS, replace(late, card_part=None), audit()) is None
+        taken = await store.claim(PARKS, late, audit())
+        assert taken is not None
+        assert taken.subject_id == "subject"
+        with pytest.raises(KeysMoved):
+            await store.begin_charge(late_intent((await stored(store)).token.token_id, version), audit())
+
+
+def late_intent(token_id: str, version: int) -> Intent:
+    """A charge whose claim was made with this version."""
+    asked = intent(token_id)
+    return replace(asked, claim=claim(asked.charge.charge_id, asked.claim.key, version=version))
+
+
+async def stored_as(store: Store, **versions: bytes) -> Token:
+    """A token of the card that has these indexes."""
+    new = indexed(new_token(), **versions)
+    token = await store.create_token(new, None, held=False, render=shown, audit=audit())
+    assert isinstance(token, Token)
+    return token
 
 
 # --- a lost commit ----------------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""The mirror of the key store in the database, and the audit log: what every process that holds keys asks and writes.
+
+The mirror is the referee. A process may hold a ring that is up to two seconds old; what it makes with a key is stored
+only if that key is active here at that moment.
+"""
+
+from gateway.services.ports import KeysMoved
+from gateway.store.database import Database
+from keys.audit import CITY, AuditRow
+from keys.database import Connection
+from keys.deks import audit_values
+from keys.errors import KeysExhausted
+from keys.queries import load_queries
+from keys.ring import WRAPS_MAX
+
+
+class Mirror:
+    """Implements `ports.KeyStore`; the stores of single processes are built on it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._mirror = load_queries("gateway.store", "mirror.sql")
+
+    async def version_seen(self) -> int:
+        """See `ports.KeyStore`."""
+        async with self._database.reading(CITY) as connection:
+            return await connection.fetchval(self._mirror.version_seen) or 0
+
+    async def reserve_wraps(self, generation: int, count: int) -> None:
+        """See `ports.KeyStore`."""
+        async with self._database.transaction(CITY) as connection:
+            if await connection.fetchval(self._mirror.reserve_wraps, generation, count, WRAPS_MAX) is not None:
+                return
+            if not await connection.fetchval(self._mirror.generation_is_active, generation):
+                raise KeysMoved
+            raise KeysExhausted(f"generation {generation} may wrap no more: rotate with `keys rotate`")
+
+    async def record(self, audit: AuditRow) -> None:
+        """See `ports.KeyStore`."""
+        async with self._database.transaction(audit.event.department) as connection:
+            await self._audit(connection, audit)
+
+    async def _audit(self, connection: Connection, audit: AuditRow) -> None:
+        await connection.execute(self._mirror.insert_audit, *audit_values(audit))

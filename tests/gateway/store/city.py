@@ -1,0 +1,226 @@
+"""A small city on a database of its own: services, key store and officers as in life, every key rotated for real."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import msgspec
+
+from gateway.clock import SystemClock
+from gateway.rules.access import Application
+from gateway.rules.card import Brands, Card, read_card
+from gateway.services.charges import ChargeRequest, Charges
+from gateway.services.keyring import Keyring
+from gateway.services.mint import CardGiven, Mint
+from gateway.services.ports import Answer, Approved, Declined, Inquiry, NotFound, Outcome
+from gateway.services.reseal import Reseal, Tally
+from gateway.services.tokens import Tokens
+from gateway.services.vault import Vault
+from gateway.store.database import Database
+from gateway.store.migrate import migrate
+from gateway.store.postgres import Store
+from gateway.store.reseal import ResealStore
+from keys.audit import AuditPen
+from keys.deks import DekTable
+from keys.keystore import Keystore
+from keys.manifest import RootEntry
+from keys.primitives import new_key
+from keys.rewrap import Rewrap
+from keys.ring import Ring
+from keys.root import RootKey
+from keys.root_file import FileRoot
+from keys.rotation import Approval, Rotation
+from keys.secret import Secret
+from keys.states import State
+from tests.cards import canary
+from tests.gateway.store.postgres import APPLICATION, PARKS, UTILITIES, Postgres
+
+CALLERS = {name: Application(name, APPLICATION, 1_000_000, None) for name in (PARKS, UTILITIES)}
+APPROVED = Approval("ada", "request-1")
+DECLINED_CARD = 64_999
+
+
+class Processor:
+    """Implements `ports.Processor`: approves everything, and declines to verify one card."""
+
+    async def sale(
+        self, reference: str, amount_minor: int, currency: str, card: Card, name: Secret[str], cvc: Secret[str] | None
+    ) -> Outcome:
+        return Approved("unchecked")
+
+    async def verify(self, reference: str, card: Card, name: Secret[str], cvc: Secret[str]) -> Outcome:
+        if card.number.reveal() == canary(DECLINED_CARD):
+            return Declined("fail", "data", "N7")
+        return Approved("pass")
+
+    async def inquire(self, reference: str, amount_minor: int, currency: str) -> Inquiry:
+        return NotFound()
+
+
+@dataclass
+class City:
+    """Everything of it. Each api process that is asked for has a ring of its own, as old as its last look."""
+
+    postgres: Postgres
+    database: str
+    keystore: Keystore
+    root: RootKey
+    secrets: Path
+    owner: asyncpg.Connection
+    api: Database
+    table: DekTable
+    resealing: Database
+
+    def __post_init__(self) -> None:
+        self.clock = SystemClock()
+        self.brands = brands()
+
+    def ring(self) -> Ring:
+        """All keys as they are now."""
+        return self.keystore.open(self.root).ring()
+
+    def page(self) -> "Page":
+        """An api process that has not looked yet."""
+        return Page(self)
+
+    async def rotation(self) -> Rotation:
+        """What an officer changes keys with."""
+        pen = AuditPen("keys", {1: new_key()})
+        return await Rotation(self.keystore.open(self.root), self.table, pen, self.secrets).begin(self.clock.now())
+
+    async def rotate(self) -> None:
+        """A new generation."""
+        await (await self.rotation()).rotate(self.clock.now())
+
+    async def compromise(self, generation: int) -> None:
+        """Two officers say that somebody has it."""
+        await (await self.rotation()).compromise(generation, APPROVED, self.clock.now())
+
+    async def rotate_fingerprint(self) -> None:
+        """A new version of the card index."""
+        await (await self.rotation()).rotate_fingerprint(self.clock.now())
+
+    async def destroy_fingerprint(self, version: int) -> None:
+        """An old version of it goes; refused while a card is known by it alone."""
+        await (await self.rotation()).destroy("fingerprint", version, APPROVED, timedelta(), self.clock.now())
+
+    async def rewrap(self) -> None:
+        """Every wrap under a retired generation moves."""
+        await Rewrap(self.ring, self.clock.now, _on, 3).run([self.table])
+
+    async def exposed(self) -> int:
+        """How many data keys `keys destroy` would refuse for."""
+        generations = self.ring().generations.items()
+        return await self.table.exposed([number for number, key in generations if key.state is State.COMPROMISED])
+
+    def work(self, page_rows: int = 100) -> Reseal:
+        """One run of `gateway reseal`, not begun."""
+        store, pen = ResealStore(self.resealing), AuditPen("reseal", {1: new_key()})
+        keyring = Keyring(self.keystore, self.root, store, self.clock, pen, "reseal")
+        return Reseal(store, Vault(keyring, store, self.clock, self.brands), keyring, pen, self.clock, page_rows)
+
+    async def reseal(self, page_rows: int = 100, moved: Callable[[int], Awaitable[None]] | None = None) -> Tally:
+        """One run of `gateway reseal`."""
+        return await self.work(page_rows).run(moved or _on)
+
+    async def rows(self, table: str) -> dict[str, asyncpg.Record]:
+        """A table by its records' ids."""
+        key = {"deks": "record_id", "tokens": "token_id", "charges": "charge_id"}[table]
+        return {row[key]: row for row in await self.owner.fetch(f"SELECT * FROM gateway.{table}")}
+
+    async def events(self, event: str, process: str = "reseal") -> list[asyncpg.Record]:
+        """The audit rows of one kind."""
+        told = "SELECT * FROM audit.events WHERE event = $1 AND process = $2"
+        return await self.owner.fetch(told, event, process)
+
+
+class Page:
+    """One api process, and what a payment page asks of it."""
+
+    def __init__(self, city: City) -> None:
+        store, pen = Store(city.api), AuditPen("api", {1: new_key()})
+        self.keyring = Keyring(city.keystore, city.root, store, city.clock, pen, "api")
+        vault = Vault(self.keyring, store, city.clock, city.brands)
+        wired = (store, vault, Mint(vault, city.clock), Processor(), pen, city.clock, ZoneInfo("America/Los_Angeles"))
+        self.tokens, self.charges = Tokens(*wired), Charges(*wired)
+
+    async def token(
+        self, card: int, key: str | None = None, *, department: str = PARKS, cvc: bool = False, usage: str = "multi"
+    ) -> dict[str, Any]:
+        """Tokenize a card; gives what the page is answered."""
+        return _shown(await self.tokens.create(CALLERS[department], given(card, cvc=cvc), usage, key, "req_1"))
+
+    async def charge(
+        self, key: str, *, token: str | None = None, card: int | None = None, details: object = None
+    ) -> dict[str, Any]:
+        """Charge a token or a card."""
+        brought = given(card) if card is not None else None
+        request = ChargeRequest(4_321, "USD", "R-1", None, 0, True, token, brought, details, "req_1")
+        return _shown(await self.charges.create(CALLERS[PARKS], request, key))
+
+    async def erase(self, token: str) -> None:
+        """Destroy a card."""
+        await self.tokens.erase(CALLERS[PARKS], token, "req_1")
+
+
+def given(card: int, *, cvc: bool = False) -> CardGiven:
+    """What a resident typed."""
+    code = Secret("737") if cvc else None
+    read = read_card(brands(), Secret(canary(card)), 12, 2031)
+    return CardGiven(read, Secret("Ramona Testholder"), code, {"street": "12 Main St"}, None)
+
+
+@cache
+def brands() -> Brands:
+    """The table of issuers."""
+    return Brands.load()
+
+
+@asynccontextmanager
+async def founded(postgres: Postgres, name: str, folder: Path) -> AsyncIterator[City]:
+    """A new database with its keys; gone at the end."""
+    superuser = await postgres.server.connect_superuser()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(superuser.close)
+        await superuser.execute(f"CREATE DATABASE {name} OWNER gateway_owner")
+        stack.push_async_callback(superuser.execute, f"DROP DATABASE {name} WITH (FORCE)")
+        owner, keys = [await postgres.connect(process, database=name) for process in ("owner", "keys")]
+        await migrate(owner)
+        for department in CALLERS:
+            await owner.execute("INSERT INTO gateway.departments VALUES ($1, $1, now())", department)
+            await owner.execute(
+                "INSERT INTO gateway.applications VALUES ($1, $2, $2, NULL, 1000000, now())", department, APPLICATION
+            )
+        opened = [await Database.open(postgres.arguments(p) | {"database": name}, 10) for p in ("api", "reseal")]
+        for database in opened:
+            stack.push_async_callback(database.close)
+        keystore, root, now = Keystore(folder / "keystore", "demo"), FileRoot(new_key()), SystemClock().now()
+        entry = RootEntry(1, "file", "file:/root.key", State.ACTIVE, now)
+        keystore.initialise(root, entry, folder / "secrets", now)
+        city = City(postgres, name, keystore, root, folder / "secrets", owner, opened[0], DekTable(keys), opened[1])
+        await city.rotation()
+        yield city
+        await owner.close()
+        await keys.close()
+
+
+async def all_of(*work: Awaitable[Any]) -> Sequence[Any]:
+    """All at once; the first that fails fails."""
+    return await asyncio.gather(*work)
+
+
+def _shown(answer: Answer) -> dict[str, Any]:
+    assert answer.status in {201, 402}, answer
+    shown: dict[str, Any] = msgspec.json.decode(answer.body)
+    return shown
+
+
+async def _on(_rows: int) -> None:
+    """Nothing holds the run back."""
