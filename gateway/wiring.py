@@ -131,7 +131,7 @@ async def api_parts(config: Config, root: RootKey) -> AsyncIterator[Parts]:
                 raise Unavailable
 
         health = Health(
-            needed={"database": store.version_seen, "ring": keyring.ring, "audit": store.require_audit},
+            needed={"database": store.manifest_seen, "ring": keyring.ring, "audit": store.require_audit},
             wished={"processor": reach_processor},
             clock=clock,
         )
@@ -158,7 +158,7 @@ async def reseal_parts(config: Config, root: RootKey, page_rows: int) -> AsyncIt
         keyring = Keyring(keystore, root, store, clock, pen, "reseal")
         await keyring.look()
         manifest = keystore.open(root).manifest
-        if manifest.version > await store.version_seen():
+        if manifest.version > (await store.manifest_seen()).version:
             raise KeyRefused(f"an interrupted `keys {manifest.act.name}` is not finished: run it again first")
         vault = Vault(keyring, store, clock, Brands.load())
         yield Reseal(store, vault, keyring, pen, clock, page_rows)

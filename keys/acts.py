@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -95,28 +96,16 @@ def request(
     now: datetime,
 ) -> str:
     """An officer's request as a signed note; raises `ActRefused` for what could not be shown to the other officer."""
-    asked = ActRequest(
-        format=1,
-        id=f"act_{secrets.token_hex(16)}",
-        act=act,
-        payload=dict(payload),
-        reason=reason,
-        environment=environment,
-        manifest_version=manifest_version,
-        officer=name,
-        requested=now,
-        expires=now + LIFETIME,
-    )
+    act_id, ends = f"act_{secrets.token_hex(16)}", now + LIFETIME
+    asked = ActRequest(1, act_id, act, dict(payload), reason, environment, manifest_version, name, now, ends)
     _require_printable(asked)
-    text = _text(asked)
-    _parse(text, ActRequest)  # what could not be read back is not signed
-    return officer_key.sign(name, text)
+    _parse(_text(asked), ActRequest)  # what could not be read back is not signed
+    return officer_key.sign(name, _text(asked))
 
 
 def open_request(note: str, officers: Iterable[Officer], now: datetime) -> ActRequest:
     """The request in a note: signed by an officer, and not yet expired; else raises `ActRefused`."""
-    asked, _ = _opened_request(note, officers, now)
-    return asked
+    return _opened_request(note, officers, now)[0]
 
 
 def approve(note: str, officers: Iterable[Officer], officer_key: OfficerKey, name: str, now: datetime) -> str:
@@ -127,8 +116,7 @@ def approve(note: str, officers: Iterable[Officer], officer_key: OfficerKey, nam
     _require_another(first, second)
     if officer_key.verify != second.verify:
         raise ActRefused(f"this key is not the one registered for {name}: open that officer's own key file")
-    approval = ActApproval(format=1, id=asked.id, request=_digest(note), officer=name, approved=now)
-    return officer_key.sign(name, _text(approval))
+    return officer_key.sign(name, _text(ActApproval(1, asked.id, _digest(note), name, now)))
 
 
 def require_approved(
@@ -155,10 +143,8 @@ def require_approved(
         raise ActRefused(f"{asked.id} is for environment '{asked.environment}', this one is '{environment}'")
     _require_same_act(asked, act, payload)
     if asked.manifest_version != manifest_version:
-        raise ActRefused(
-            f"the key store changed since {asked.id} was asked for (manifest {asked.manifest_version}, now"
-            f" {manifest_version}): look again, and ask anew"
-        )
+        versions = f"(manifest {asked.manifest_version}, now {manifest_version})"
+        raise ActRefused(f"the key store changed since {asked.id} was asked for {versions}: look again, and ask anew")
     approval, second = _opened(approval_note, officers, ActApproval)
     _require_another(first, second)
     if approval.id != asked.id or approval.request != _digest(request_note):
@@ -183,56 +169,50 @@ class ActFolder:
 
     def put_request(self, note: str) -> str:
         """Keep a request; gives its id."""
-        asked = _parse(text_of(note), ActRequest)
-        self._put(asked.id, "request", note.encode(), "was asked for already")
-        return asked.id
+        act_id = _parse(text_of(note), ActRequest).id
+        self._put(act_id, "request", note, "was asked for already")
+        return act_id
 
     def put_approval(self, note: str) -> str:
         """Keep the approval of a request that lies here; gives its id."""
         approval = _parse(text_of(note), ActApproval)
         if approval.request != _digest(self.find(approval.id).request):
             raise ActRefused(f"the approval is of another request than the {approval.id} that lies here")
-        self._put(approval.id, "approval", note.encode(), "is approved already")
+        self._put(approval.id, "approval", note, "is approved already")
         return approval.id
 
     def mark_done(self, act_id: str, now: datetime) -> None:
         """Mark an approved act as carried out; of two processes that try, one is refused with `ActRefused`."""
         if self.find(act_id).approval is None:
             raise ActRefused(f"{act_id} is not approved: another officer runs `keys approve {act_id}`")
-        self._put(act_id, "done", f"{now.isoformat()}\n".encode(), "was carried out already")
+        self._put(act_id, "done", f"{now.isoformat()}\n", "was carried out already")
 
     def find(self, act_id: str) -> StoredAct:
         """One act's files; raises `ActRefused` where there is no such request."""
         if not re.search(ID, act_id):
             raise ActRefused("an act's id is `act_` and 32 of 0-9 and a-f")
-        if not self._has(act_id, "request"):
+        request_note = self._read(act_id, "request")
+        if request_note is None:
             raise ActRefused(f"there is no request {act_id} in {self.path}: check the id")
-        require_private_directory(self.path)
-        approval = self._read(act_id, "approval") if self._has(act_id, "approval") else None
-        return StoredAct(act_id, self._read(act_id, "request"), approval, self._has(act_id, "done"))
+        return StoredAct(act_id, request_note, self._read(act_id, "approval"), self._has(act_id, "done"))
 
     def pending(self, now: datetime) -> Sequence[StoredAct]:
         """The acts that are neither done nor expired, the oldest first."""
-        open_acts = []
-        for act in map(self.find, self._ids("request")):
-            asked = self._peek(act)
-            if not act.is_done and now < asked.expires:
-                open_acts.append((asked.requested, act.id, act))
-        return [act for _, _, act in sorted(open_acts, key=lambda found: found[:2])]
+        waiting = [act for act in map(self.find, self._ids("request")) if not act.is_done]
+        asked = {act.id: self._peek(act) for act in waiting}
+        still_open = [act for act in waiting if now < asked[act.id].expires]
+        return sorted(still_open, key=lambda act: (asked[act.id].requested, act.id))
 
     def done(self) -> frozenset[str]:
         """The ids of all acts that were carried out."""
         return frozenset(self._ids("done"))
 
     def _peek(self, act: StoredAct) -> ActRequest:
-        refused = ActRefused(f"{self._file(act.id, 'request')} is not that request: move it away")
-        try:
+        with suppress(ActRefused):
             asked = _parse(text_of(act.request), ActRequest)
-        except ActRefused:
-            raise refused from None
-        if asked.id != act.id:
-            raise refused
-        return asked
+            if asked.id == act.id:
+                return asked
+        raise ActRefused(f"{self._file(act.id, 'request')} is not that request: move it away")
 
     def _ids(self, kind: str) -> list[str]:
         found = (path.name.removesuffix(f".{kind}") for path in self.path.glob(f"act_*.{kind}"))
@@ -244,17 +224,17 @@ class ActFolder:
     def _has(self, act_id: str, kind: str) -> bool:
         return os.path.lexists(self._file(act_id, kind))
 
-    def _read(self, act_id: str, kind: str) -> str:
-        try:
-            return read_private(self._file(act_id, kind)).decode()
-        except UnicodeDecodeError:
-            raise ActRefused(f"{self._file(act_id, kind)} is no signed note: move it away") from None
+    def _read(self, act_id: str, kind: str) -> str | None:
+        if not self._has(act_id, kind):
+            return None
+        require_private_directory(self.path)
+        return read_private(self._file(act_id, kind)).decode(errors="replace")  # so altered, it is signed by nobody
 
-    def _put(self, act_id: str, kind: str, content: bytes, refusal: str) -> None:
+    def _put(self, act_id: str, kind: str, text: str, refusal: str) -> None:
         make_private_directory(self.path)
         require_private_directory(self.path)
         try:
-            write_private(self._file(act_id, kind), content, replace=False)
+            write_private(self._file(act_id, kind), text.encode(), replace=False)
         except KeystoreRefused:
             if not self._has(act_id, kind):
                 raise
@@ -267,8 +247,7 @@ class ActFolder:
 def _opened_request(note: str, officers: Iterable[Officer], now: datetime) -> tuple[ActRequest, Officer]:
     asked, officer = _opened(note, officers, ActRequest)
     _require_printable(asked)
-    if asked.requested > now + CLOCK_TOLERANCE:
-        raise ActRefused(f"{asked.id} is dated in the future: set the clocks right, and ask anew")
+    _require_past(asked.id, asked.requested, now)
     if asked.expires - asked.requested != LIFETIME:
         raise ActRefused(f"{asked.id} does not end 15 minutes after it was asked for: ask anew with `keys`")
     if now >= asked.expires:
@@ -302,9 +281,7 @@ def _require_another(first: Officer, second: Officer) -> None:
     if first.name == second.name:
         raise ActRefused(f"{first.name} asked for this and cannot approve it: another officer has to")
     if is_same_person(first, second):
-        raise ActRefused(
-            f"{first.name} and {second.name} are registered with one key: another officer has to approve"
-        )
+        raise ActRefused(f"{first.name} and {second.name} are registered with one key: a third one has to approve")
 
 
 def _require_same_act(asked: ActRequest, act: ActName, payload: Mapping[str, str | int]) -> None:
@@ -318,12 +295,16 @@ def _require_same_act(asked: ActRequest, act: ActName, payload: Mapping[str, str
 
 
 def _require_in_time(approval: ActApproval, asked: ActRequest, now: datetime) -> None:
-    if approval.approved > now + CLOCK_TOLERANCE:
-        raise ActRefused(f"the approval of {asked.id} is dated in the future: set the clocks right, and ask anew")
+    _require_past(f"the approval of {asked.id}", approval.approved, now)
     if approval.approved < asked.requested - CLOCK_TOLERANCE:
         raise ActRefused(f"the approval of {asked.id} is older than the request: set the clocks right, and ask anew")
     if approval.approved >= asked.expires:
         raise ActRefused(f"{asked.id} was approved later than 15 minutes after it was asked: ask anew")
+
+
+def _require_past(what: str, moment: datetime, now: datetime) -> None:
+    if moment > now + CLOCK_TOLERANCE:
+        raise ActRefused(f"{what} is dated in the future: set the clocks right, and ask anew")
 
 
 def _require_printable(asked: ActRequest) -> None:

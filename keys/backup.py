@@ -34,8 +34,9 @@ PATH_CHARACTERS_MAX = 255
 
 CUT_OR_ALTERED = "the backup was altered or cut short: take another copy of it"
 
-PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-"""No dot first: neither `..` nor a hidden file; no absolute path, since its first part is empty."""
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+PATH = re.compile(rf"{_PART}(/{_PART})*")
+"""No dot first: neither `..` nor a hidden file. No slash first: no absolute path."""
 
 BackupId = Annotated[str, msgspec.Meta(pattern=r"^backup_[0-9a-f]{32}\Z")]
 
@@ -87,20 +88,12 @@ def seal_backup(
     _require_recipients(recipients)
     _require_paths(files)
     key = new_key()
-    header = BackupHeader(
-        format=1,
-        id=backup_id,
-        environment=environment,
-        manifest_version=manifest_version,
-        created=created,
-        recipients=tuple(Recipient(officer.name, seal_for(officer, key)) for officer in recipients),
-        commitment=commitment(key, backup_id).hex(),
-    )
+    boxes = tuple(Recipient(officer.name, seal_for(officer, key)) for officer in recipients)
+    digest = commitment(key, backup_id).hex()
+    header = BackupHeader(1, backup_id, environment, manifest_version, created, boxes, digest)
     encoded = msgspec.json.encode(header)
     start = MAGIC + VERSION + len(encoded).to_bytes(LENGTH_BYTES, "big") + encoded
     sealed = start + encrypt(_body_key(key), msgspec.msgpack.encode(dict(files)), start)
-    if len(sealed) > BYTES_MAX:
-        raise BackupRefused(f"a key backup has at most {BYTES_MAX >> 20} MiB: these files are no key store")
     read_header(sealed)  # what could not be read back is not handed out
     return sealed
 
@@ -108,11 +101,9 @@ def seal_backup(
 def read_header(raw: bytes) -> BackupHeader:
     """What a backup says of itself; raises `BackupRefused` where it is none."""
     if len(raw) > BYTES_MAX:
-        raise BackupRefused(f"this file is larger than {BYTES_MAX >> 20} MiB, and no key backup is")
-    if not raw.startswith(MAGIC):
-        raise BackupRefused("this file is not a key backup")
+        raise BackupRefused(f"a key backup has at most {BYTES_MAX >> 20} MiB, and this is larger")
     if not raw.startswith(MAGIC + VERSION):
-        raise BackupRefused("this key backup is of a version that this release does not read: use a newer one")
+        raise BackupRefused("this file is not a key backup, or of a version that this release does not read")
     try:
         return msgspec.json.decode(raw[HEADER_STARTS : _header_end(raw)], type=BackupHeader)
     except (msgspec.MsgspecError, UnicodeError):  # text that is no UTF-8 is no error of msgspec's
@@ -148,10 +139,8 @@ def _backup_key(header: BackupHeader, name: str, officer_key: OfficerKey) -> Sec
     try:
         key = officer_key.unseal(sealed)
     except BrokenSeal:
-        raise BackupRefused(
-            f"{header.id} does not open with this key: use the one that {name} had when it was made,"
-            " or take another copy of it"
-        ) from None
+        line = f"use the one that {name} had when it was made, or take another copy of it"
+        raise BackupRefused(f"{header.id} does not open with this key: {line}") from None
     require_equal(bytes.fromhex(header.commitment), commitment(key, header.id), BackupRefused(CUT_OR_ALTERED))
     return key
 
@@ -173,11 +162,7 @@ def _require_recipients(recipients: Sequence[Officer]) -> None:
 
 def _require_paths(paths: Collection[str]) -> None:
     """Refuse what would be written outside the folder that a backup is restored to, or over another of its files."""
-    for path in paths:
-        if len(path) > PATH_CHARACTERS_MAX or not all(PATH_PART.fullmatch(part) for part in path.split("/")):
-            raise BackupRefused(
-                "a path in this backup leads elsewhere, or is no plain relative path: do not trust it"
-            )
-    for path in paths:
-        if any(str(parent) in paths for parent in PurePosixPath(path).parents):
-            raise BackupRefused("a path in this backup is a file and a folder at once: do not trust it")
+    if not all(len(path) <= PATH_CHARACTERS_MAX and PATH.fullmatch(path) for path in paths):
+        raise BackupRefused("a path in this backup leads elsewhere, or is not plain and relative: do not trust it")
+    if any(str(parent) in paths for path in paths for parent in PurePosixPath(path).parents):
+        raise BackupRefused("a path in this backup is a file and a folder at once: do not trust it")

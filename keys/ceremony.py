@@ -70,8 +70,7 @@ def deal(
 ) -> Dealt:
     """Make a new root and give each custodian a share, any `threshold` of which make it again.
 
-    Raises:
-        RootRefused: names or a threshold that cannot be, a share that was not typed back, or no time left.
+    Raises `RootRefused` for people who cannot be custodians, a share that is not typed back, or want of time.
     """
     with _ceremony(terminal, transcript, deadline_s):
         return _deal(terminal, threshold, custodians, transcript)
@@ -82,8 +81,7 @@ def collect(
 ) -> SharesRoot:
     """Take shares until the root can be made; it can wrap and unwrap, and is not given away.
 
-    Raises:
-        RootRefused: too many wrong shares, shares of another root, or no time left.
+    Raises `RootRefused` after too many wrong shares, for shares of another root, or for want of time.
     """
     return SharesRoot(collect_secret(terminal, descriptor, transcript=transcript, deadline_s=deadline_s))
 

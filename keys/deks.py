@@ -12,7 +12,7 @@ from keys.errors import DatabaseRefused, KeysError, KeysExhausted, KeystoreRefus
 from keys.manifest import KEYSTORE, KeyEntry, Manifest
 from keys.queries import load_queries
 from keys.ring import WRAPS_MAX, Ring, WrappedDek
-from keys.states import State
+from keys.states import Seen, State
 
 PAGE_ROWS = 1000
 LOCK_TRIES_MAX = 40
@@ -61,9 +61,10 @@ class DekTable:
         await self._connection.execute(self._sql.unlock_key_store)
         return True
 
-    async def version_seen(self) -> int:
-        """The highest manifest version that the database knows, 0 when it knows none."""
-        return await self._connection.fetchval(self._sql.version_seen) or 0
+    async def seen(self) -> Seen:
+        """The manifest that the database knows; version 0 when it knows none."""
+        row = await self._connection.fetchrow(self._sql.seen)
+        return Seen(*row) if row else Seen()
 
     async def announce(self, manifest: Manifest) -> None:
         """Let writers use what this manifest, not yet published, makes active; the older keys still count."""
@@ -84,18 +85,16 @@ class DekTable:
         """Wait until every transaction has ended that may have used what the mirror allowed before."""
         for _ in range(LOCK_TRIES_MAX):
             try:
-                async with self._connection.transaction():
-                    await self._connection.execute(self._sql.limit_lock_wait)
-                    await self._connection.execute(self._sql.await_writers)
-                    return
+                await self._connection.execute(self._sql.await_writers)
+                return  # noqa: TRY300 - an else would only be further away
             except asyncpg.LockNotAvailableError:
                 await asyncio.sleep(LOCK_PAUSE_S)
         raise DatabaseRefused("a transaction has been writing for a minute: end it, then run this command again")
 
-    async def settle(self, version: int, audit: AuditRow) -> None:
-        """The act is complete: remember the version, and write its audit row."""
+    async def settle(self, stands: Seen, audit: AuditRow) -> None:
+        """The act is complete: remember the manifest, and write its audit row."""
         async with self._connection.transaction():
-            await self._connection.execute(self._sql.record_version, version)
+            await self._connection.execute(self._sql.record_seen, *stands)
             await self.record(audit)
 
     async def record(self, audit: AuditRow) -> None:

@@ -7,13 +7,14 @@ SELECT pg_try_advisory_lock(hashtextextended('gateway.key_store', 0));
 -- name: unlock_key_store
 SELECT pg_advisory_unlock(hashtextextended('gateway.key_store', 0));
 
--- name: version_seen
-SELECT version FROM gateway.key_manifest;
+-- name: seen
+SELECT version, signing_key FROM gateway.key_manifest;
 
--- name: record_version
--- The highest manifest version that this database has seen; it never goes back.
-INSERT INTO gateway.key_manifest (version) VALUES ($1)
-ON CONFLICT (one) DO UPDATE SET version = EXCLUDED.version WHERE key_manifest.version < EXCLUDED.version;
+-- name: record_seen
+-- The highest manifest version and the newest signing key that this database has seen; they never go back.
+INSERT INTO gateway.key_manifest (version, signing_key) VALUES ($1, $2)
+ON CONFLICT (one) DO UPDATE SET version = greatest(key_manifest.version, EXCLUDED.version),
+                                signing_key = greatest(key_manifest.signing_key, EXCLUDED.signing_key);
 
 -- name: record_generation
 INSERT INTO gateway.key_generations (generation, state) VALUES ($1, $2)
@@ -22,10 +23,6 @@ ON CONFLICT (generation) DO UPDATE SET state = EXCLUDED.state WHERE key_generati
 -- name: record_fingerprint_version
 INSERT INTO gateway.fingerprint_versions (version, state) VALUES ($1, $2)
 ON CONFLICT (version) DO UPDATE SET state = EXCLUDED.state WHERE fingerprint_versions.state <> EXCLUDED.state;
-
--- name: limit_lock_wait
--- Writers queue behind the barrier: less than they wait for, more than an autovacuum needs to step aside.
-SET LOCAL lock_timeout = '1500ms';
 
 -- name: mirrored
 SELECT 'kek' AS purpose, generation AS number, state FROM gateway.key_generations

@@ -195,6 +195,7 @@ class OpenKeystore:
             environment=self.store.environment,
             version=self.manifest.version,
             written=self.manifest.written,
+            signing_key=self.manifest.stands.signing_key,
             generations={key.number: key for key in self._keys("kek", known)},
             fingerprints={key.number: key for key in self._keys("fingerprint", known)},
         )

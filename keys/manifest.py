@@ -25,7 +25,7 @@ from keys.errors import (
 from keys.officers import Officer
 from keys.secret import Secret
 from keys.signing import open_note, sign_note, text_of
-from keys.states import State, require_move
+from keys.states import Seen, State, require_move
 
 SIGNER = "gateway-keys"
 FORMAT: Literal[2] = 2
@@ -140,6 +140,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return max((key.number for key in self.of(purpose, holder)), default=0) + 1
 
     @property
+    def stands(self) -> Seen:
+        """Its version, and the number of the key that signs it."""
+        return Seen(self.version, self.active("manifest-signing").number)
+
+    @property
     def root(self) -> RootEntry:
         """The root that is in use."""
         return next(root for root in self.roots if root.state is State.ACTIVE)
@@ -221,15 +226,21 @@ def read_manifest(raw: bytes, public: bytes, environment: str) -> Manifest:
     return manifest
 
 
-def require_current(version: int, written: datetime, version_seen: int, now: datetime) -> None:
+def require_current(stands: Seen, written: datetime, seen: Seen, now: datetime) -> None:
     """Refuse a manifest older than one that the database has seen, or newer than this machine's clock.
 
+    One that is signed with an older key is refused whatever its version: its maker may be whoever took that key.
     Raises `ManifestRolledBack` or `ClockBehind`.
     """
-    if version < version_seen:
+    if stands.version < seen.version:
         raise ManifestRolledBack(
-            f"manifest {version} is older than {version_seen}, which this database has seen:"
+            f"manifest {stands.version} is older than {seen.version}, which this database has seen:"
             " put the newest key store back"
+        )
+    if stands.signing_key < seen.signing_key:
+        raise ManifestRolledBack(
+            f"manifest {stands.version} is signed with key {stands.signing_key}, which was replaced by key"
+            f" {seen.signing_key}: put the newest key store back"
         )
     if now + CLOCK_TOLERANCE < written:
         raise ClockBehind(

@@ -35,8 +35,9 @@ STATEMENT = (
 )
 """Other words have to be acknowledged anew."""
 
-# `\Z`, because `$` also matches before a last newline.
-NAME = r"^[a-z][a-z0-9._-]{1,30}\Z"
+REMOVED = "was removed as an officer: another one has to act"
+
+NAME = r"^[a-z][a-z0-9._-]{1,30}\Z"  # `$` would also match before a last newline
 
 OfficerName = Annotated[str, msgspec.Meta(pattern=NAME)]
 PublicHex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -117,14 +118,13 @@ def find_officer(officers: Iterable[Officer], name: str) -> Officer:
     """The officer of this name who was not removed; raises `OfficerRefused`."""
     named = [officer for officer in officers if officer.name == name]
     present = [officer for officer in named if officer.removed is None]
-    if len(present) > 1:
-        raise OfficerRefused(f"{name} is the name of two officers: remove one")
-    if present:
+    if len(present) == 1:
         return present[0]
+    if present:
+        raise OfficerRefused(f"{name} is the name of two officers: remove one")
     if named:
-        raise OfficerRefused(f"{name} was removed as an officer: another one has to act")
-    # A name out of a file is shown only if it is one.
-    shown = name if re.search(NAME, name) else "that"
+        raise OfficerRefused(f"{name} {REMOVED}")
+    shown = name if re.search(NAME, name) else "that"  # a name out of a file may be anything
     raise OfficerRefused(f"no officer is called {shown}: `keys officer list` shows who there is")
 
 
@@ -134,15 +134,10 @@ def is_same_person(one: Officer, other: Officer) -> bool:
 
 
 def seal_for(officer: Officer, secret: Secret[bytes]) -> bytes:
-    """Seal a few bytes for one officer: 48 bytes longer. It does not say who sealed them.
-
-    Raises:
-        OfficerRefused: the officer's public key is none.
-    """
+    """Seal a few bytes for one officer, 48 bytes longer; `OfficerRefused` where the public key is none."""
     try:
         return bytes(SealedBox(PublicKey(bytes.fromhex(officer.receive))).encrypt(secret.reveal()))
-    except (CryptoError, ValueError):
-        # A point of small order is not refused when it is read, only when it is used.
+    except (CryptoError, ValueError):  # a point of small order is refused when it is used
         raise OfficerRefused(f"the public key of {officer.name} is none: remove and add this officer again") from None
 
 
@@ -156,7 +151,7 @@ def with_acknowledgement(officer: Officer, note: str, now: datetime) -> Officer:
     try:
         said = msgspec.json.decode(text_of(note), type=Acknowledgement)
     except (msgspec.MsgspecError, UnicodeError):
-        raise OfficerRefused(_not_good(officer)) from None
+        raise _not_signed_by(officer) from None
     changed = msgspec.structs.replace(officer, acknowledged=said.acknowledged, acknowledgement=note)
     check_acknowledgement(changed, now)
     return changed
@@ -164,32 +159,29 @@ def with_acknowledgement(officer: Officer, note: str, now: datetime) -> Officer:
 
 def check_acknowledgement(officer: Officer, now: datetime) -> None:
     """Raises `OfficerRefused` unless the officer has acknowledged the duties within the last 365 days."""
+    name, when = officer.name, officer.acknowledged
     if officer.removed is not None:
-        raise OfficerRefused(f"{officer.name} was removed as an officer: another one has to act")
-    when = officer.acknowledged
+        raise OfficerRefused(f"{name} {REMOVED}")
     if when is None:
-        raise OfficerRefused(f"{officer.name} has not acknowledged the duties yet: `keys officer acknowledge`")
+        raise OfficerRefused(f"{name} has not acknowledged the duties yet: `keys officer acknowledge`")
     try:
-        text = open_note(bytes.fromhex(officer.verify), officer.name, officer.acknowledgement)
+        text = open_note(bytes.fromhex(officer.verify), name, officer.acknowledgement)
     except BrokenSeal:
-        raise OfficerRefused(_not_good(officer)) from None
-    if text != _text(officer.name, officer.verify, officer.receive, when):
-        raise OfficerRefused(_not_good(officer))
+        raise _not_signed_by(officer) from None
+    if text != _text(name, officer.verify, officer.receive, when):
+        raise _not_signed_by(officer)
     if when > now + CLOCK_TOLERANCE:
-        raise OfficerRefused(f"the acknowledgement of {officer.name} is dated in the future: set the clocks right")
-    if now >= when + ACKNOWLEDGED_FOR:
-        raise OfficerRefused(
-            f"the acknowledgement of {officer.name} ended on {when + ACKNOWLEDGED_FOR:%Y-%m-%d}:"
-            " `keys officer acknowledge`"
-        )
+        raise OfficerRefused(f"the acknowledgement of {name} is dated in the future: set the clocks right")
+    ends = when + ACKNOWLEDGED_FOR
+    if now >= ends:
+        raise OfficerRefused(f"the acknowledgement of {name} ended on {ends:%Y-%m-%d}: `keys officer acknowledge`")
 
 
-def _not_good(officer: Officer) -> str:
-    return f"the acknowledgement is not what {officer.name} signs: `keys officer acknowledge` makes a new one"
+def _not_signed_by(officer: Officer) -> OfficerRefused:
+    line = "`keys officer acknowledge` makes a new one"
+    return OfficerRefused(f"the acknowledgement is not what {officer.name} signs: {line}")
 
 
 def _text(name: str, verify: str, receive: str, when: datetime) -> str:
-    said = Acknowledgement(
-        format=1, officer=name, verify=verify, receive=receive, acknowledged=when, statement=STATEMENT
-    )
+    said = Acknowledgement(1, name, verify, receive, when, STATEMENT)
     return msgspec.json.format(msgspec.json.encode(said, order="sorted"), indent=1).decode() + "\n"

@@ -12,7 +12,7 @@ from keys.envelope import Place, unwrap_dek, wrap_dek
 from keys.errors import KeyRefused, UnknownKey
 from keys.primitives import new_key
 from keys.secret import Secret
-from keys.states import ALLOWED, State, Use
+from keys.states import ALLOWED, Seen, State, Use
 
 WRAPS_MAX = 2**31
 """Wraps under one generation: half of the 2^32 that SP 800-38D §8.3 allows for random 96-bit nonces."""
@@ -57,6 +57,13 @@ class Ring:
     written: datetime
     generations: Mapping[int, Key]
     fingerprints: Mapping[int, Key]
+    signing_key: int = 1
+    """The number of the key that signed its manifest."""
+
+    @property
+    def stands(self) -> Seen:
+        """Its manifest, as the database remembers one."""
+        return Seen(self.version, self.signing_key)
 
     @property
     def active(self) -> Key:

@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from keys.errors import RootRefused, RootUnavailable
@@ -86,10 +86,77 @@ def _alone(path: Path) -> Iterator[None]:
     require_private_directory(path.parent)
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise RootRefused(f"{path} is too long for a socket: at most {SOCKET_PATH_BYTES_MAX} bytes")
-    with _refusing(path), open(path.with_name(f"{path.name}.lock"), "wb", opener=_open_plain) as held:
+    beside = path.with_name(f"{path.name}.lock")
+    with ExitStack() as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             line = f"the root is unlocked at {path} already: `keys ceremony unlock --lock` first"
             raise RootRefused(line) from None
+        except OSError as error:
+            raise RootRefused(f"{beside} cannot be made ({error.strerror})") from None
         yield
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        try:
+            if path.is_socket():
+                path.unlink()  # of an agent that was killed, for we hold the lock
+            listener.bind(str(path))
+            path.chmod(0o600)
+            listener.listen()
+        except OSError as error:
+            raise RootRefused(f"{path} cannot be made ({error.strerror})") from None
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _serve(root: Secret[bytes], listener: socket.socket, ends: float, clock: Clock) -> socket.socket | None:
+    """Answer until the time is up; returns who locked the root before that."""
+    while (left := ends - clock()) > 0:
+        listener.settimeout(min(left, SLICE_S))
+        try:
+            caller, _ = listener.accept()
+        except TimeoutError:
+            continue
+        if _answer(caller, root) == LOCK:
+            return caller
+        caller.close()
+    return None
+
+
+def _answer(caller: socket.socket, root: Secret[bytes]) -> bytes:
+    caller.settimeout(ANSWER_S)
+    with suppress(OSError):  # who goes away or is too slow costs nobody else anything
+        if _user(caller) == os.geteuid():
+            asked = caller.recv(1)
+            if asked == FETCH:
+                caller.sendall(root.reveal())
+            return asked
+    return b""
+
+
+@contextmanager
+def _talking(path: Path, request: bytes) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
+        agent.settimeout(TALK_S)
+        try:
+            agent.connect(str(path))
+            if _user(agent) != os.geteuid():
+                raise RootRefused(f"{path} is served by another user: name the agent of this one in keys.root")
+            agent.sendall(request)
+            yield agent
+        except OSError:  # no socket, nobody behind it, or nobody who answers
+            raise RootUnavailable(LOCKED) from None
+
+
+def _user(other: socket.socket) -> int:
+    # `struct ucred` of unix(7): process, user and group of whoever is at the other end.
+    _process, user, _group = struct.unpack("3i", other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(user)

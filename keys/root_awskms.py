@@ -26,7 +26,6 @@ import os
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -41,7 +40,7 @@ from botocore.parsers import ResponseParserError
 from keys.errors import RootRefused, RootUnavailable
 from keys.files import read_private
 from keys.primitives import KEY_BYTES
-from keys.root import Ask
+from keys.root import NOT_THIS_ROOT, Ask
 from keys.secret import Secret
 
 VERSION = b"\x01"
@@ -55,89 +54,44 @@ _ID = r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})"
 _ALIAS = r"alias/[A-Za-z0-9/_-]{1,250}"
 KEY = re.compile(rf"{_ID}|{_ALIAS}|arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):[0-9]{{12}}:(?:key/{_ID}|{_ALIAS})")
 REGION = re.compile(r"[a-z]{2,5}(?:-[a-z]+)+-[0-9]{1,2}")
-ENDPOINT = re.compile(r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?/?")
+_HOST = r"https://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])"
+ENDPOINT = re.compile(rf"(?:{_HOST}|http://(?:127\.0\.0\.1|\[::1\]))(?::[0-9]{{1,5}})?/?")
 OPTIONS = {"region", "endpoint", "credentials_file"}
 SECRET_WORDS = ("key", "secret", "token", "pass", "pin")
-
-NOT_TOGETHER = "`keys.root` and `keys.store` do not belong together"
-NOT_OURS = f"this root key does not open the key store: {NOT_TOGETHER}, or a key file was swapped or altered"
-NOT_FOUND = "AWS KMS has no key {key} in {region}: check `keys.root`, the region, and whose account this is"
-DISABLED = "the KMS key {key} is disabled: `aws kms enable-key` lets it work again"
-LEAVING = "the KMS key {key} is to be deleted: `aws kms cancel-key-deletion`, then `aws kms enable-key`, keep it"
-WRONG_KIND = "the KMS key {key} cannot be a root: that takes a symmetric key for ENCRYPT_DECRYPT"
-UNSETTLED = "the KMS key {key} is being set up, or is cut off from its store: try again"
-THROTTLED = "AWS KMS refuses for now (throttled): try again"
-TROUBLED = "AWS KMS does not work for now ({code}): try again"
-STRANGER = "AWS does not accept the credentials ({code}): renew them, and check this machine's clock"
-DENIED = (
-    "AWS denies kms:{action} on {key} to these credentials: its key policy, or IAM, must allow"
-    " kms:DescribeKey, kms:Encrypt and kms:Decrypt"
-)
-NO_ANSWER = "AWS KMS does not answer: check the network and `endpoint`, then try again"
-UNTRUSTED = (
-    "the certificate at AWS KMS's address is not trusted: check `endpoint`, or name its authority in AWS_CA_BUNDLE"
-)
-NO_CREDENTIALS = (
-    "there are no AWS credentials that work: name a file with `credentials_file`, or give this machine a role"
-)
-UNKNOWN = "AWS KMS refuses {action} ({code}, an error that this release does not know): CloudTrail tells why"
-SETTINGS = "this machine's AWS settings are in the way ({code}): check the AWS_ variables and ~/.aws/config"
+GARBLED = "what answers at AWS KMS's address is not AWS KMS: check `endpoint`, and any proxy on the way"
 ENVIRONMENT = (
     "AWS access keys do not belong in environment variables: unset AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
     " put them in a private file, and name it in `keys.root` with `credentials_file`"
 )
-GARBLED = "what answers at AWS KMS's address is not AWS KMS: check `endpoint`, and any proxy on the way"
 
-Meaning = tuple[type[RootRefused], str]
 
-STATES: Mapping[str, Meaning] = {
-    "Disabled": (RootRefused, DISABLED),
-    "PendingDeletion": (RootRefused, LEAVING),
-    "PendingReplicaDeletion": (RootRefused, LEAVING),
-    "PendingImport": (RootRefused, "the KMS key {key} has no key material: import it first"),
-    "Creating": (RootUnavailable, UNSETTLED),
-    "Unavailable": (RootUnavailable, UNSETTLED),
-    "Updating": (RootUnavailable, UNSETTLED),
+PASSING = {
+    *("Creating", "Unavailable", "Updating", "LimitExceededException", "ThrottlingException"),
+    *("DependencyTimeoutException", "KMSInternalException", "KeyUnavailableException", "RequestTimeoutException"),
 }
-"""The states in which a key is no root; of those that AWS documents only `Enabled` is missing."""
-
-CODES: Mapping[str, Meaning] = {
-    "InvalidCiphertextException": (RootRefused, NOT_OURS),
-    "IncorrectKeyException": (RootRefused, NOT_OURS),
-    "NotFoundException": (RootRefused, NOT_FOUND),
-    "InvalidArnException": (RootRefused, NOT_FOUND),
-    "DisabledException": (RootRefused, DISABLED),
-    "KMSInvalidStateException": (
-        RootRefused,
-        "the KMS key {key} is to be deleted, or not ready for use: `aws kms describe-key` shows its state",
+"""States of a key, and error codes of KMS and of AWS's front door, that pass by themselves."""
+DISABLED = "the KMS key {key} is disabled: `aws kms enable-key` lets it work again"
+LEAVING = "the KMS key {key} is to be deleted: `aws kms cancel-key-deletion`, then `aws kms enable-key`, keep it"
+NOT_FOUND = "AWS KMS has no key {key} in {region}: check `keys.root`, the region, and whose account this is"
+STRANGER = "AWS does not accept the credentials ({code}): renew them, and check this machine's clock"
+REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(("InvalidCiphertextException", "IncorrectKeyException"), NOT_THIS_ROOT),
+    **dict.fromkeys(("NotFoundException", "InvalidArnException"), NOT_FOUND),
+    **dict.fromkeys(("Disabled", "DisabledException"), DISABLED),
+    **dict.fromkeys(("PendingDeletion", "PendingReplicaDeletion"), LEAVING),
+    "PendingImport": "the KMS key {key} has no key material: import it first",
+    "KMSInvalidStateException": "the KMS key {key} is to be deleted, or not ready yet: see `aws kms describe-key`",
+    "InvalidKeyUsageException": "the KMS key {key} cannot be a root: that takes a symmetric key for ENCRYPT_DECRYPT",
+    "AccessDeniedException": (
+        "AWS denies kms:{action} on {key} to these credentials: its key policy, or IAM, must allow"
+        " kms:DescribeKey, kms:Encrypt and kms:Decrypt"
     ),
-    "InvalidKeyUsageException": (RootRefused, WRONG_KIND),
-    "AccessDeniedException": (RootRefused, DENIED),
-    **dict.fromkeys(
-        (
-            *("LimitExceededException", "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException"),
-            *("SlowDown", "Throttling", "ThrottledException", "ThrottlingException", "TooManyRequestsException"),
-        ),
-        (RootUnavailable, THROTTLED),
-    ),
-    **dict.fromkeys(
-        (
-            *("DependencyTimeoutException", "InternalFailure", "InternalServerError", "KMSInternalException"),
-            *("KeyUnavailableException", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable"),
-        ),
-        (RootUnavailable, TROUBLED),
-    ),
-    **dict.fromkeys(
-        (
-            *("ExpiredToken", "ExpiredTokenException", "IncompleteSignature", "InvalidClientTokenId"),
-            *("InvalidSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException"),
-            *("NotAuthorized", "OptInRequired", "RequestExpired", "SignatureDoesNotMatch"),
-            "UnrecognizedClientException",
-        ),
-        (RootRefused, STRANGER),
-    ),
+    **dict.fromkeys(("ExpiredTokenException", "IncompleteSignature", "InvalidClientTokenId"), STRANGER),
+    **dict.fromkeys(("InvalidSignatureException", "MissingAuthenticationToken", "NotAuthorized"), STRANGER),
+    **dict.fromkeys(("MissingAuthenticationTokenException", "OptInRequired", "RequestExpired"), STRANGER),
+    "UnrecognizedClientException": STRANGER,
 }
-"""The error codes that KMS and AWS's front door give, and what each means to us."""
+"""Those that do not."""
 
 
 class Place(NamedTuple):
@@ -149,53 +103,18 @@ class Place(NamedTuple):
     credentials_file: Path | None
 
 
-class AwsKmsRoot:
-    """A KMS key, found usable. Threads may share it."""
-
-    def __init__(self, kms: "Kms") -> None:
-        self._kms = kms
-        self._arn = kms.usable_key()
-
-    def wrap(self, secret: Secret[bytes], bound_to: bytes) -> bytes:
-        """See `keys.root.RootKey.wrap`. Raises `RootRefused`, or `RootUnavailable` when trying again may help."""
-        plaintext = secret.reveal()
-        if len(plaintext) != KEY_BYTES:
-            raise ValueError(f"a root key wraps keys of {KEY_BYTES} bytes")
-        answer = self._kms.ask(
-            "Encrypt", KeyId=self._arn, Plaintext=plaintext, EncryptionContext=_encryption_context(bound_to)
-        )
-        ciphertext = answer.get("CiphertextBlob")
-        if answer.get("KeyId") != self._arn or not isinstance(ciphertext, bytes) or not ciphertext:
-            raise RootRefused(GARBLED)
-        return VERSION + ciphertext
-
-    def unwrap(self, wrapped: bytes, bound_to: bytes) -> Secret[bytes]:
-        """See `keys.root.RootKey.unwrap`. Raises `RootUnavailable`, too, when trying again may help."""
-        version, ciphertext = wrapped[:1], wrapped[1:]
-        if version != VERSION or not 0 < len(ciphertext) <= CIPHERTEXT_BYTES_MAX:
-            raise RootRefused(NOT_OURS)
-        # With the key named, KMS refuses what another key made, even where these credentials may use that one.
-        answer = self._kms.ask(
-            "Decrypt", KeyId=self._arn, CiphertextBlob=ciphertext, EncryptionContext=_encryption_context(bound_to)
-        )
-        plaintext = answer.get("Plaintext")
-        if answer.get("KeyId") != self._arn or not isinstance(plaintext, bytes) or len(plaintext) != KEY_BYTES:
-            raise RootRefused(GARBLED)
-        return Secret(plaintext)
-
-
-def create(uri: str, ask: Ask) -> AwsKmsRoot:
+def create(uri: str, ask: Ask) -> "AwsKmsRoot":
     """Take the key at this URI as the root. It must exist already: making it is for those who run the account."""
     return open_root(uri, ask)
 
 
-def open_root(uri: str, ask: Ask) -> AwsKmsRoot:  # noqa: ARG001 # every provider has it; here nobody is asked
+def open_root(uri: str, ask: Ask) -> "AwsKmsRoot":  # noqa: ARG001 # every provider has it; here nobody is asked
     """Look at the key at this URI, once; raises `RootRefused` or `KeystoreRefused` with what to do."""
-    return AwsKmsRoot(Kms(_place(uri)))
+    return AwsKmsRoot(_place(uri))
 
 
-class Kms:
-    """botocore's client, which threads may share; its errors come out as ours, its texts not at all."""
+class AwsKmsRoot:
+    """A KMS key, found usable. Threads may share it, for they may share botocore's client."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -203,29 +122,56 @@ class Kms:
         try:
             self._client = _client(place)
         except refusals.BotoCoreError as error:
-            raise _failure(error) from None
+            raise _unanswered(error) from None
+        self._arn = self._usable_key()
 
-    def usable_key(self) -> str:
+    def wrap(self, secret: Secret[bytes], bound_to: bytes) -> bytes:
+        """See `keys.root.RootKey.wrap`. Raises `RootRefused`, or `RootUnavailable` when trying again may help."""
+        plaintext = secret.reveal()
+        if len(plaintext) != KEY_BYTES:
+            raise ValueError(f"a root key wraps keys of {KEY_BYTES} bytes")
+        return VERSION + self._ask_key("Encrypt", "CiphertextBlob", bound_to, Plaintext=plaintext)
+
+    def unwrap(self, wrapped: bytes, bound_to: bytes) -> Secret[bytes]:
+        """See `keys.root.RootKey.unwrap`. Raises `RootUnavailable`, too, when trying again may help."""
+        version, ciphertext = wrapped[:1], wrapped[1:]
+        if version != VERSION or not 0 < len(ciphertext) <= CIPHERTEXT_BYTES_MAX:
+            raise RootRefused(NOT_THIS_ROOT)
+        plaintext = self._ask_key("Decrypt", "Plaintext", bound_to, CiphertextBlob=ciphertext)
+        if len(plaintext) != KEY_BYTES:
+            raise RootRefused(GARBLED)
+        return Secret(plaintext)
+
+    def _usable_key(self) -> str:
         """The ARN of the URI's key, if it is one that can be a root now."""
-        about = self.ask("DescribeKey", KeyId=self._place.key).get("KeyMetadata", {})
+        about = self._ask("DescribeKey", KeyId=self._place.key).get("KeyMetadata", {})
         arn, state = about.get("Arn"), about.get("KeyState")
         if not isinstance(arn, str):
             raise RootRefused(GARBLED)
         # The state first: of a key that is being created the rest is not told.
         if state != "Enabled":
-            raise self._refusal(STATES.get(state, (RootRefused, GARBLED)))
+            raise self._meaning(state) or RootRefused(GARBLED)
         if (about.get("KeyUsage"), about.get("KeySpec")) != ("ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT"):
-            raise self._refusal((RootRefused, WRONG_KIND))
+            raise RootRefused(REFUSED["InvalidKeyUsageException"].format(key=self._place.key))
         return arn
 
-    def ask(self, action: str, **request: object) -> Mapping[str, Any]:
-        """One call, tried again by botocore while it may help; what went wrong for good is raised as ours."""
+    def _ask_key(self, action: str, wanted: str, bound_to: bytes, **request: bytes) -> bytes:
+        """One field of an answer. With the key named, KMS refuses what another one made, even if we may use that."""
+        place = {"gateway": base64.b64encode(bound_to).decode()}
+        answer = self._ask(action, KeyId=self._arn, EncryptionContext=place, **request)
+        found = answer.get(wanted)
+        if answer.get("KeyId") != self._arn or not isinstance(found, bytes) or not found:
+            raise RootRefused(GARBLED)
+        return found
+
+    def _ask(self, action: str, **request: object) -> Mapping[str, Any]:
+        """One call, tried again by botocore while it may help; its errors come out as ours, its texts not at all."""
         try:
             answer: Mapping[str, Any] = getattr(self._client, xform_name(action))(**request)
         except refusals.ClientError as error:
             raise self._answered(action, error) from None
         except refusals.BotoCoreError as error:
-            raise _failure(error) from None
+            raise _unanswered(error) from None
         except (ResponseParserError, AttributeError, KeyError, TypeError, ValueError):
             # What botocore's parsers raise at an answer that is no object of KMS's.
             raise RootRefused(GARBLED) from None
@@ -233,23 +179,52 @@ class Kms:
 
     def _answered(self, action: str, error: refusals.ClientError) -> RootRefused:
         """The meaning of an error that came with an HTTP answer."""
-        code = error.response.get("Error", {}).get("Code")
+        meaning = self._meaning(error.response.get("Error", {}).get("Code"), action)
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in CODES:
-            meaning = CODES[code]
-        else:
-            code = f"HTTP {status}"
-            passing = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-            meaning = (RootUnavailable, TROUBLED) if passing else (RootRefused, UNKNOWN)
-        if code == "AccessDeniedException" and action == "Decrypt":
-            meaning = (RootRefused, f"{DENIED}; or {NOT_TOGETHER}")  # AWS does not say whether it knows such a key
-        if error.operation_name != action and meaning[0] is RootRefused:
-            meaning = (RootRefused, NO_CREDENTIALS)  # it was STS, asked for the credentials of a role
-        return self._refusal(meaning, code=code, action=action)
+        if meaning is None and (status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR):
+            meaning = _not_now(f"HTTP {status}")
+        if error.operation_name != action and not isinstance(meaning, RootUnavailable):
+            meaning = _no_credentials(f"HTTP {status}")  # it was STS, asked for the credentials of a role
+        unknown = f"(HTTP {status}, an error that this release does not know): CloudTrail tells why"
+        return meaning or RootRefused(f"AWS KMS refuses {action} {unknown}")
 
-    def _refusal(self, meaning: Meaning, *, code: str = "", action: str = "") -> RootRefused:
-        kind, line = meaning
-        return kind(line.format(key=self._place.key, region=self._place.region, code=code, action=action))
+    def _meaning(self, code: str, action: str = "DescribeKey") -> RootRefused | None:
+        """What a state of the key or an error code means; None for one that we do not know, and do not quote."""
+        if code in PASSING:
+            return _not_now(code)
+        if code not in REFUSED:
+            return None
+        line = REFUSED[code].format(code=code, action=action, key=self._place.key, region=self._place.region)
+        if (code, action) == ("AccessDeniedException", "Decrypt"):  # AWS does not say whether it knows such a key
+            line += "; or `keys.root` and `keys.store` do not belong together"
+        return RootRefused(line)
+
+
+def _unanswered(error: refusals.BotoCoreError) -> RootRefused:
+    """The meaning of an error without an HTTP answer."""
+    match error:
+        case refusals.SSLError():
+            return RootRefused(
+                "the certificate at AWS KMS's address is not trusted: check `endpoint`, or name its authority in"
+                " AWS_CA_BUNDLE"
+            )
+        case refusals.ConnectionError() | refusals.HTTPClientError():
+            return RootUnavailable("AWS KMS does not answer: check the network and `endpoint`, then try again")
+    return _no_credentials(type(error).__name__)
+
+
+def _not_now(code: str) -> RootUnavailable:
+    return RootUnavailable(f"AWS KMS refuses for now ({code}): try again")
+
+
+def _no_credentials(code: str) -> RootRefused:
+    return RootRefused(
+        f"there are no AWS credentials that work ({code}): name a file with `credentials_file`, give this machine a"
+        " role, or correct ~/.aws/config and the AWS_ variables"
+    )
+
+
+# --- who we are, and where KMS is ---
 
 
 class _FileCredentials(Credentials):  # type: ignore[misc] # shipped without type information
@@ -276,9 +251,8 @@ def _access_keys(path: Path) -> tuple[str, str, str | None]:
     except (configparser.Error, KeyError, UnicodeDecodeError):
         found = ("", "", None)
     if not all(re.fullmatch(r"[!-~]+", value) for value in found if value is not None):
-        raise RootRefused(
-            f"{path} must be an AWS credentials file: [default], aws_access_key_id, aws_secret_access_key"
-        )
+        wanted = "[default], aws_access_key_id, aws_secret_access_key"
+        raise RootRefused(f"{path} must be an AWS credentials file: {wanted}")
     return found
 
 
@@ -289,42 +263,15 @@ def _client(place: Place) -> Any:
     elif {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} & os.environ.keys():
         raise RootRefused(ENVIRONMENT)
     plain = place.endpoint is not None and place.endpoint.startswith("http:")
-    return session.create_client(
-        "kms",
-        region_name=place.region,
-        endpoint_url=place.endpoint,
-        config=Config(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
-            max_pool_connections=CONNECTIONS_MAX,
-            ignore_configured_endpoint_urls=True,
-            proxies={} if plain else None,  # what is not encrypted does not leave this machine through a proxy
-        ),
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+        max_pool_connections=CONNECTIONS_MAX,
+        ignore_configured_endpoint_urls=True,
+        proxies={} if plain else None,  # what is not encrypted does not leave this machine through a proxy
     )
-
-
-def _failure(error: refusals.BotoCoreError) -> RootRefused:
-    """The meaning of an error without an HTTP answer."""
-    match error:
-        case refusals.SSLError():
-            return RootRefused(UNTRUSTED)
-        case refusals.ConnectionError() | refusals.HTTPClientError():
-            return RootUnavailable(NO_ANSWER)
-        case (
-            refusals.NoCredentialsError()
-            | refusals.PartialCredentialsError()
-            | refusals.CredentialRetrievalError()
-            | refusals.TokenRetrievalError()
-            | refusals.SSOError()
-            | refusals.ProfileNotFound()
-        ):
-            return RootRefused(NO_CREDENTIALS)
-    return RootRefused(SETTINGS.format(code=type(error).__name__))
-
-
-def _encryption_context(bound_to: bytes) -> dict[str, str]:
-    return {"gateway": base64.b64encode(bound_to).decode()}
+    return session.create_client("kms", region_name=place.region, endpoint_url=place.endpoint, config=config)
 
 
 def _silence() -> None:
@@ -351,14 +298,16 @@ def _place(uri: str) -> Place:
     if scheme != "awskms" or "#" in query or not key:
         raise RootRefused("keys.root must be `awskms:KEY?region=REGION`, KEY being alias/NAME, a key's id or its ARN")
     options = _options(query)
-    region, file = options.get("region", ""), options.get("credentials_file")
+    region, endpoint, file = options.get("region", ""), options.get("endpoint"), options.get("credentials_file")
     if not REGION.fullmatch(region):
         raise RootRefused("keys.root: `region` is needed, and must be an AWS region like us-west-2")
     if key["region"] not in {None, region}:
         raise RootRefused("keys.root: the ARN is of another region than `region` says")
     if file is not None and not file.startswith("/"):
         raise RootRefused("keys.root: credentials_file must be an absolute path")
-    endpoint = _endpoint(options["endpoint"]) if "endpoint" in options else None
+    if endpoint is not None and not ENDPOINT.fullmatch(endpoint):
+        form = "`https://host[:port]`; plain http is for 127.0.0.1 and [::1] alone"
+        raise RootRefused(f"keys.root: endpoint must be {form}")
     return Place(name, region, endpoint, Path(file) if file is not None else None)
 
 
@@ -367,27 +316,8 @@ def _options(query: str) -> dict[str, str]:
     options = dict(given)
     # No name is quoted: it may be a slip of the pen, and half of a secret.
     if any(word in name.lower() for name in options.keys() - OPTIONS for word in SECRET_WORDS):
-        raise RootRefused(
-            "keys.root: no secret belongs in a URI: put access keys in a file, named by `credentials_file`"
-        )
+        line = "no secret belongs in a URI: put access keys in a file, named by `credentials_file`"
+        raise RootRefused(f"keys.root: {line}")
     if len(options) != len(given) or not options.keys() <= OPTIONS:
-        raise RootRefused(
-            "keys.root: an option is unknown or given twice; there are region, endpoint, credentials_file"
-        )
+        raise RootRefused(f"keys.root: an option is unknown or given twice; there are {', '.join(sorted(OPTIONS))}")
     return options
-
-
-def _endpoint(given: str) -> str:
-    form = ENDPOINT.fullmatch(given)
-    if form is None or (form[1] == "http" and not _is_loopback(form[2])):
-        raise RootRefused(
-            "keys.root: endpoint must be `https://host[:port]`; plain http is for 127.0.0.1 and [::1] alone"
-        )
-    return given
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -33,7 +33,7 @@ from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, MechanismFlag, Obje
 from keys.errors import KeystoreRefused, RootRefused, RootUnavailable
 from keys.files import read_private_line
 from keys.primitives import KEY_BYTES, NONCE_BYTES, TAG_BYTES
-from keys.root import Ask
+from keys.root import NOT_THIS_ROOT, Ask
 from keys.secret import Secret
 
 VERSION = b"\x01"
@@ -53,6 +53,13 @@ ROOT_KEY: Mapping[Attribute, Any] = {
 """What the key must be, whoever made it."""
 
 FORM = "`pkcs11:token=…;object=…?module-path=/…&pin-source=file:/…` (RFC 7512; also `serial` and `id`)"
+PIN_REFUSED = (
+    "the HSM refuses the PIN: correct it, then start again. It was tried once and is not tried again,"
+    " because an HSM locks after a few wrong ones"
+)
+PIN_LOCKED = (
+    "the HSM's PIN is not set, expired or locked, or is so at the next wrong try: have it reset, or log in by hand"
+)
 
 T = TypeVar("T")
 Key = Any
@@ -68,14 +75,8 @@ class NoToken(RootRefused):
 
 
 def create(uri: str, ask: Ask) -> "HsmRoot":
-    """Make a root key in the HSM, and open it.
-
-    Raises:
-        KeystoreRefused: an object of this label exists already; or as `open_root`.
-    """
-    where, pin = _parse(uri, ask)
-    THREAD.call(lambda hsm: hsm.make_key(where, pin), OPEN_SECONDS)
-    return _opened(where, pin)
+    """Make a root key in the HSM, and open it; raises `KeystoreRefused` for a name that is taken."""
+    return _opened(*_parse(uri, ask), make=True)
 
 
 def open_root(uri: str, ask: Ask) -> "HsmRoot":
@@ -86,7 +87,7 @@ def open_root(uri: str, ask: Ask) -> "HsmRoot":
         RootUnavailable: the HSM does not answer now.
         KeystoreRefused: the PIN file is not private.
     """
-    return _opened(*_parse(uri, ask))
+    return _opened(*_parse(uri, ask), make=False)
 
 
 class HsmRoot:
@@ -105,7 +106,7 @@ class HsmRoot:
         """See `keys.root.RootKey.unwrap`. Raises `RootUnavailable` when the HSM does not answer."""
         iv, sealed = wrapped[1 : 1 + NONCE_BYTES], wrapped[1 + NONCE_BYTES :]
         if wrapped[:1] != VERSION or len(sealed) < TAG_BYTES:
-            raise _not_ours()
+            raise RootRefused(NOT_THIS_ROOT)
         return self._use(lambda key: _unwrap(key, iv, sealed, bound_to))
 
     def _use(self, act: Callable[[Key], T]) -> T:
@@ -119,7 +120,7 @@ class HsmRoot:
 
     def _key(self, hsm: "Hsm") -> Key:
         if self._pin is None:
-            raise _pin_refused()
+            raise PinRefused(PIN_REFUSED)
         try:
             return hsm.key(self._where, self._pin)
         except PinRefused:
@@ -130,8 +131,8 @@ class HsmRoot:
             raise _unavailable(self._where) from None
 
 
-def _opened(where: "Where", pin: Secret[str]) -> HsmRoot:
-    THREAD.call(lambda hsm: hsm.open_key(where, pin), OPEN_SECONDS)
+def _opened(where: "Where", pin: Secret[str], *, make: bool) -> HsmRoot:
+    THREAD.call(lambda hsm: hsm.open(where, pin, make=make), OPEN_SECONDS)
     return HsmRoot(where, pin)
 
 
@@ -176,11 +177,10 @@ def _attributes(text: str, separator: str, allowed: Collection[str]) -> dict[str
 def _text(attributes: Mapping[str, bytes], name: str) -> str:
     if name not in attributes:
         raise RootRefused(f"keys.root: `{name}` is missing: it must be {FORM}")
-    with suppress(UnicodeDecodeError):
-        text = attributes[name].decode()
-        if text.isprintable():
-            return text
-    raise RootRefused(f"keys.root: `{name}` is not a readable text")
+    text = attributes[name].decode(errors="surrogateescape")  # what is no UTF-8 is not printable either
+    if not text.isprintable():
+        raise RootRefused(f"keys.root: `{name}` is not a readable text")
+    return text
 
 
 def _module(path: str) -> str:
@@ -224,23 +224,12 @@ class Hsm:
         self._sessions: dict[tuple[str, str, bytes], pkcs11.Session] = {}
         self._keys: dict[Where, Key] = {}
 
-    def open_key(self, where: Where, pin: Secret[str]) -> None:
-        """Find the key, in a new session."""
+    def open(self, where: Where, pin: Secret[str], *, make: bool) -> None:
+        """Find the key in a new session; make it there first, if told to."""
         with self.afresh(where):
+            if make:
+                _make(self._session(where, pin, rw=True), where)
             self.key(where, pin)
-
-    def make_key(self, where: Where, pin: Secret[str]) -> None:
-        """Make the key, for encryption and decryption only, unless its name is taken."""
-        with self.afresh(where):
-            session = self._session(where, pin, rw=True)
-            if list(session.get_objects({Attribute.LABEL: where.object})):
-                raise KeystoreRefused(
-                    f"an object `{where.object}` exists already in the HSM token `{where.token}`: it is not replaced"
-                )
-            bits, use = KEY_BYTES * 8, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
-            session.generate_key(
-                KeyType.AES, bits, where.id, where.object, store=True, capabilities=use, template=OUT_OF_REACH
-            )
 
     def key(self, where: Where, pin: Secret[str]) -> Key:
         """The key's handle; where there is none yet, logs in, looks for it and tries it out."""
@@ -258,7 +247,7 @@ class Hsm:
         if module in self._libraries:
             # The driver finalizes under the interpreter's lock, and a dead HSM would stop the whole process. So it is
             # done without the lock first, and the driver finds nothing left to do.
-            with suppress(AttributeError):
+            with suppress(AttributeError):  # a module need not export more than C_GetFunctionList
                 ctypes.CDLL(module).C_Finalize(None)
             with suppress(PKCS11Error):
                 self._libraries[module].finalize()
@@ -270,9 +259,8 @@ class Hsm:
         try:
             yield
         except (pkcs11.MechanismInvalid, pkcs11.MechanismParamInvalid, pkcs11.TemplateInconsistent):
-            raise RootRefused(
-                f"the HSM token `{where.token}` does not make or use AES-256-GCM keys as we need them: see its policy"
-            ) from None
+            line = "does not make or use AES-256-GCM keys as we need them: see its policy"
+            raise RootRefused(f"the HSM token `{where.token}` {line}") from None
         except PKCS11Error:
             self.forget(where.module)
             raise _unavailable(where) from None
@@ -289,9 +277,9 @@ class Hsm:
         try:
             return token.open(user_pin=pin.reveal(), rw=rw)
         except (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange):
-            raise _pin_refused() from None
+            raise PinRefused(PIN_REFUSED) from None
         except (pkcs11.PinExpired, pkcs11.PinLocked, pkcs11.UserPinNotInitialized):
-            raise PinRefused("the HSM's PIN is locked, expired or not set: have it set anew") from None
+            raise PinRefused(PIN_LOCKED) from None
         except PKCS11Error:  # not tried again in this call: who knows what else an HSM says of a wrong PIN
             self.forget(where.module)
             raise _unavailable(where) from None
@@ -308,9 +296,7 @@ class Hsm:
 def _require_tries_left(flags: TokenFlag) -> None:
     """The last try is left to a person."""
     if flags & (TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED):
-        raise PinRefused(
-            "the HSM has locked the PIN, or does so at the next wrong one: log in by hand, or have it reset"
-        )
+        raise PinRefused(PIN_LOCKED)
 
 
 def _token(library: Any, where: Where) -> pkcs11.Token:
@@ -321,13 +307,22 @@ def _token(library: Any, where: Where) -> pkcs11.Token:
             if token.label == where.token and where.serial in {None, token.serial.decode()}:
                 found.append(token)
     if not found:
-        serial = f" with the serial number {where.serial}" if where.serial else ""
-        raise NoToken(
-            f"the HSM has no token `{where.token}`{serial}: `pkcs11-tool --module {where.module} -L` lists them"
-        )
+        name = f"`{where.token}`" + (f" with the serial number {where.serial}" if where.serial else "")
+        raise NoToken(f"the HSM has no token {name}: `pkcs11-tool --module {where.module} -L` lists them")
     if len(found) > 1:
         raise RootRefused(f"the HSM has several tokens `{where.token}`: add `;serial=…` to keys.root")
     return found[0]
+
+
+def _make(session: pkcs11.Session, where: Where) -> None:
+    """Make the key, for encryption and decryption only, unless its name is taken."""
+    if list(session.get_objects({Attribute.LABEL: where.object})):
+        name = f"an object `{where.object}` exists already in the HSM token `{where.token}`"
+        raise KeystoreRefused(f"{name}: it is not replaced")
+    use = MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
+    session.generate_key(
+        KeyType.AES, KEY_BYTES * 8, where.id, where.object, store=True, capabilities=use, template=OUT_OF_REACH
+    )
 
 
 def _the_one(found: list[pkcs11.Object], where: Where) -> Key:
@@ -355,37 +350,27 @@ def _prove(key: Key) -> None:
     """Seal and open a probe; raises `RootRefused` where no wrap would be safe, or the driver's error."""
     iv, probe = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(KEY_BYTES)
     sealed = key.encrypt(probe, **_gcm(iv, b"probe"))
-    if key.decrypt(sealed, **_gcm(iv, b"probe")) != probe:
-        raise RootRefused("this HSM does not give back what it encrypted: it cannot hold the root key")
-    with suppress(PKCS11Error):
-        key.decrypt(sealed, **_gcm(iv, b"other"))
-        raise RootRefused("this HSM's AES-GCM does not check associated data: it cannot hold the root key")
+    if key.decrypt(sealed, **_gcm(iv, b"probe")) == probe:
+        try:
+            key.decrypt(sealed, **_gcm(iv, b"other"))
+        except PKCS11Error:
+            return
+    raise RootRefused(
+        "this HSM's AES-GCM does not give back what it encrypted, or does not check associated data:"
+        " it cannot hold the root key"
+    )
 
 
 def _unwrap(key: Key, iv: bytes, sealed: bytes, bound_to: bytes) -> Secret[bytes]:
     with suppress(PKCS11Error):
         return Secret(bytes(key.decrypt(sealed, **_gcm(iv, bound_to))))
     _prove(key)  # an HSM may answer a wrong tag with any error; if it still works, the wrap is meant
-    raise _not_ours()
+    raise RootRefused(NOT_THIS_ROOT)
 
 
 def _gcm(iv: bytes, bound_to: bytes) -> dict[str, Any]:
     parameters = GCMParams(iv, aad=bound_to, tag_bits=TAG_BYTES * 8)
     return {"mechanism": Mechanism.AES_GCM, "mechanism_param": parameters}
-
-
-def _not_ours() -> RootRefused:
-    return RootRefused(
-        "this root key does not open the key store: `keys.root` and `keys.store` do not belong together,"
-        " or a key file was swapped or altered"
-    )
-
-
-def _pin_refused() -> PinRefused:
-    return PinRefused(
-        "the HSM refuses the PIN: correct it, then start again. It was tried once and is not tried again,"
-        " because an HSM locks after a few wrong ones"
-    )
 
 
 def _unavailable(where: Where) -> RootUnavailable:

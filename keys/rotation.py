@@ -63,14 +63,14 @@ class Rotation:
         await self.table.lock()
         # Anew: between the opening and the lock another command may have published, and ended or died.
         self.keys = self.keys.store.open(self.keys.root)
-        seen = await self.table.version_seen()
-        require_current(self.manifest.version, self.manifest.written, seen, now)
+        seen = await self.table.seen()
+        require_current(self.manifest.stands, self.manifest.written, seen, now)
         self._tidy_up()
         for path in self.keys.foreign():
             # In this order, so that none goes without a trace.
             await self.table.record(self._row("key.foreign", Outcome.REFUSED, path.name, now))
             self.keys.set_aside(path)
-        if self.manifest.version > seen:
+        if self.manifest.version > seen.version:
             await self._complete(now)
             self.finished = self.manifest.act
         return self
@@ -195,7 +195,7 @@ class Rotation:
         """Bring the database's mirror up to the manifest: after a restore it may know of less."""
         await self.table.mirror(self.manifest)
         row = self._row("keys.restore", Outcome.DONE, f"manifest-{self.manifest.version}", now)
-        await self.table.settle(self.manifest.version, row)
+        await self.table.settle(self.manifest.stands, row)
 
     async def catch_up(self, officer: str, now: datetime) -> None:
         """Go on from a key store that is older than the database, where it lacks no key that the database needs.
@@ -219,7 +219,7 @@ class Rotation:
                 following = following.replaced(msgspec.structs.replace(key, state=state, since=now))
         gone = [key.id for key in following.keys if key.state is State.DESTROYED]
         act = Act("catch-up", f"manifest-{self.manifest.version}", officer)
-        self.keys = self.keys.publish(following, act, now, above=await self.table.version_seen())
+        self.keys = self.keys.publish(following, act, now, above=(await self.table.seen()).version)
         for key_id in gone:
             self.keys.discard(key_id)
         await self._complete(now)
@@ -304,7 +304,7 @@ class Rotation:
         await self.table.await_writers()
         act = self.manifest.act
         row = self._row(f"keys.{act.name}", Outcome.DONE, act.subject, now, act.actor, act.request)
-        await self.table.settle(self.manifest.version, row)
+        await self.table.settle(self.manifest.stands, row)
 
     def _row(
         self, event: str, outcome: Outcome, subject: str, now: datetime, actor: str = ALONE, reason: str = ""

@@ -10,6 +10,7 @@ Dates narrow a state further (`keys.ring.Key.require`); both are looked at when 
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import NamedTuple
 
 from keys.errors import KeyRefused
 
@@ -57,3 +58,10 @@ def require_move(name: str, present: State, wanted: State) -> None:
     """Raises `KeyRefused` unless `wanted` may follow `present`; `name` is how the message calls the key."""
     if wanted not in FOLLOWS[present]:
         raise KeyRefused(f"{name} is {present}: it cannot become {wanted}")
+
+
+class Seen(NamedTuple):
+    """How far the database has followed the key store; neither number ever goes back."""
+
+    version: int = 0
+    signing_key: int = 0

@@ -77,7 +77,7 @@ class Terminal:
         finally:
             self._ends = None
 
-    def say(self, text: str = "") -> None:
+    def say(self, text: str) -> None:
         """Write some lines."""
         self._write(f"{text}\n")
 
@@ -92,10 +92,6 @@ class Terminal:
     def ask_secret(self, prompt: str) -> Secret[str]:
         """One line that is not shown. Raises `RootRefused` when nobody answers."""
         return Secret(self._answer(prompt, echo=False))
-
-    def confirm(self, question: str) -> bool:
-        """Whether the person types `yes`, the whole word; anything else is a no."""
-        return self.ask(f"{question} Type yes to go on: ").lower() == "yes"
 
     def _answer(self, prompt: str, *, echo: bool) -> str:
         self._set(echo=echo)
@@ -116,17 +112,13 @@ class Terminal:
             while not select.select([self._descriptor], [], [], min(SLICE_S, max(0.0, by - self._clock())))[0]:
                 if self._clock() >= by:
                     raise RootRefused(f"{refusal}; nothing was changed")
-            read = self._read()
+            read = b""
+            with suppress(OSError):
+                read = os.read(self._descriptor, ANSWER_BYTES_MAX + 1)
             if not read or len(line) > ANSWER_BYTES_MAX:
                 raise RootRefused("the terminal gave no answer; nothing was changed")
             line += read
         return line.rstrip(b"\r\n").decode(errors="replace")
-
-    def _read(self) -> bytes:
-        try:
-            return os.read(self._descriptor, ANSWER_BYTES_MAX + 1)
-        except OSError:
-            return b""
 
     def _write(self, text: str) -> None:
         raw = text.encode(errors="replace")

@@ -77,11 +77,13 @@ class Keyring:
     async def _look(self) -> Look:
         started_s = self._clock.monotonic()
         stamp = self._keystore.stamp()
-        seen = max(await self._store.version_seen(), self._last.ring.version if self._last else 0)
-        ring = self._last.ring if self._last and self._last.stamp == stamp else None
+        before = self._last.ring if self._last else None
+        seen = await self._store.manifest_seen()
+        ring = before if self._last and self._last.stamp == stamp else None
         if ring is None:
-            ring = await asyncio.to_thread(self._read)
-        require_current(ring.version, ring.written, seen, self._clock.now())
+            ring = await asyncio.to_thread(self._read, before)
+        for newest in (seen, before.stands) if before else (seen,):
+            require_current(ring.stands, ring.written, newest, self._clock.now())
         return Look(ring, stamp, started_s)
 
     async def _tell(self, error: KeysError) -> None:
@@ -95,5 +97,5 @@ class Keyring:
         except Exception as failed:  # noqa: BLE001 - whatever it is, the next look tries again
             log.warning("incident.not_audited", error=type(failed).__name__)
 
-    def _read(self) -> Ring:
-        return self._keystore.open(self._root).ring()
+    def _read(self, before: Ring | None) -> Ring:
+        return self._keystore.open(self._root).ring(before)

@@ -19,6 +19,7 @@ from gateway.rules.lifecycle import Event, State
 from keys.audit import AuditRow
 from keys.ring import WrappedDek
 from keys.secret import Secret
+from keys.states import Seen
 
 CHARGES_ROUTE = "POST /v1/charges"
 """The scope of a charge's Idempotency-Key, by which its answer is found again."""
@@ -282,8 +283,8 @@ class ChargeStore(Protocol):
 class KeyStore(Protocol):
     """What the database knows of keys."""
 
-    async def version_seen(self) -> int:
-        """The highest manifest version that was mirrored."""
+    async def manifest_seen(self) -> Seen:
+        """The newest manifest that was mirrored."""
 
     async def reserve_wraps(self, generation: int, count: int) -> None:
         """Count wraps ahead; raises `keys.errors.KeysExhausted` or `KeysMoved`."""

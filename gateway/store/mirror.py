@@ -12,6 +12,7 @@ from keys.deks import audit_values
 from keys.errors import KeysExhausted
 from keys.queries import load_queries
 from keys.ring import WRAPS_MAX
+from keys.states import Seen
 
 
 class Mirror:
@@ -21,10 +22,11 @@ class Mirror:
         self._database = database
         self._mirror = load_queries("gateway.store", "mirror.sql")
 
-    async def version_seen(self) -> int:
+    async def manifest_seen(self) -> Seen:
         """See `ports.KeyStore`."""
         async with self._database.reading(CITY) as connection:
-            return await connection.fetchval(self._mirror.version_seen) or 0
+            row = await connection.fetchrow(self._mirror.seen)
+        return Seen(*row) if row else Seen()
 
     async def reserve_wraps(self, generation: int, count: int) -> None:
         """See `ports.KeyStore`."""

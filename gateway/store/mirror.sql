@@ -5,8 +5,8 @@ INSERT INTO audit.events
   (department_id, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac_key, mac)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
--- name: version_seen
-SELECT version FROM gateway.key_manifest;
+-- name: seen
+SELECT version, signing_key FROM gateway.key_manifest;
 
 -- name: reserve_wraps
 -- Counted ahead, so that a crash can only count too much. Nothing comes back when the generation is not active.

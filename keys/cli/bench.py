@@ -80,9 +80,9 @@ class Bench:
     async def reading(self) -> AsyncIterator[tuple[DekTable, OpenKeystore]]:
         """To look at things: the key store, checked against what the database has seen."""
         async with self.table() as table:
-            seen = await table.version_seen()  # first: what is published meanwhile is newer
+            seen = await table.seen()  # first: what is published meanwhile is newer
             keys = self.open()
-            require_current(keys.manifest.version, keys.manifest.written, seen, now())
+            require_current(keys.manifest.stands, keys.manifest.written, seen, now())
             yield table, keys
 
     @asynccontextmanager

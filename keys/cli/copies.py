@@ -28,7 +28,7 @@ from keys.manifest import Act, Backup, require_current
 from keys.officers import OfficerKey, find_officer, open_officer_key
 from keys.process_keys import HOLDERS, process_key_path, read_process_keys
 from keys.rotation import Rotation
-from keys.states import State
+from keys.states import Seen, State
 
 STORE, SECRETS = "store", "secrets"
 TRIAL = "restoring"
@@ -142,7 +142,7 @@ async def _restore(
     files = _open_for(read_private(source), open_officer_key(Path(officer), passphrase(officer, passphrase_file)))
     async with bench.table() as table:
         await table.lock()
-        _put_back(bench, files, await table.version_seen(), older=older)
+        _put_back(bench, files, await table.seen(), older=older)
     if older:
         return await _catch_up(bench, officer, passphrase_file)
     async with bench.changing() as rotation:
@@ -151,19 +151,19 @@ async def _restore(
         return rotation.manifest.version
 
 
-def _put_back(bench: Bench, files: Mapping[str, bytes], seen: int, *, older: bool) -> None:
+def _put_back(bench: Bench, files: Mapping[str, bytes], seen: Seen, *, older: bool) -> None:
     """Try the copy with the root and against the database, in a folder of its own; only then put it in its place."""
     store = bench.keystore.directory
     trial = Keystore(store / TRIAL, bench.keystore.environment)
     # Where this very copy stands already, an interrupted run has put it there.
     if bench.keystore.exists() and read_private(store / MANIFEST) != files.get(f"{STORE}/{MANIFEST}"):
         raise KeystoreRefused(f"{store} holds a key store: it is never overwritten; move it away first")
-    if not seen:
+    if not seen.version:
         raise KeystoreRefused("this database knows of no key store: restore the database from its backup first")
     make_private_directory(store)
     _write(files, {STORE: trial.directory})
     manifest = trial.open(roots.open_root(bench.settings.keys.root, ask)).manifest
-    require_current(manifest.version, manifest.written, 0 if older else seen, now())
+    require_current(manifest.stands, manifest.written, Seen() if older else seen, now())
     _write(files, {STORE: store, SECRETS: bench.secrets})
     shutil.rmtree(trial.directory)
 
@@ -183,7 +183,7 @@ def _write(files: Mapping[str, bytes], places: Mapping[str, Path]) -> None:
 async def _catch_up(bench: Bench, officer: str | None, passphrase_file: str | None) -> int:
     async with bench.table() as table:
         rotation = Rotation(bench.open(), table, bench.pen, bench.secrets)
-        if rotation.manifest.version < await table.version_seen():
+        if rotation.manifest.version < (await table.seen()).version:
             _, known = sign_in(rotation.manifest, officer, passphrase_file)
             await rotation.catch_up(known.name, now())
         return rotation.manifest.version

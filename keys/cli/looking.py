@@ -92,7 +92,7 @@ def _told(found: Verification) -> list[str]:
 async def _status(bench: Bench) -> dict[str, Any]:
     async with bench.reading() as (table, keys):
         dependents = await Dependents.count(table)
-        unfinished = keys.manifest.version > await table.version_seen()
+        unfinished = keys.manifest.version > (await table.seen()).version
     manifest = keys.manifest
     generations = manifest.of("kek")
     lines = list(due(manifest, dependents, now()))

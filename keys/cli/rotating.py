@@ -152,7 +152,7 @@ async def _init(bench: Bench, uri: str) -> None:
     keystore = bench.keystore
     async with bench.table() as table:
         await table.lock()
-        seen = await table.version_seen()
+        seen = (await table.seen()).version
         if seen and keystore.exists():
             raise KeystoreRefused(f"this environment is initialised already (manifest {seen}); see `keys status`")
         if seen:
@@ -249,7 +249,7 @@ async def _rewrap(bench: Bench, page_rows: int, rate: float) -> dict[str, Any]:
 
 
 async def _require_settled(table: DekTable, keys: OpenKeystore) -> None:
-    if keys.manifest.version > await table.version_seen():
+    if keys.manifest.version > (await table.seen()).version:
         raise KeyRefused(f"an interrupted `keys {keys.manifest.act.name}` is not finished: run it again first")
 
 

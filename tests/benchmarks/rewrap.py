@@ -21,9 +21,10 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -225,7 +226,7 @@ async def compare(rows: int, rounds: int) -> dict[str, list[float]]:
                     )
                     await owner.execute("VACUUM ANALYZE gateway.deks")
                     ring = ring_of(active, keys)
-                    speeds[name].append(await timed(lambda run=run, ring=ring: run(postgres, ring), rows))  # type: ignore[misc]
+                    speeds[name].append(await timed(partial(run, postgres, ring), rows))
                 if bao:
                     speeds["OpenBao transit"].append(await timed(bao.rewrap, rows))
             await owner.close()
@@ -235,7 +236,7 @@ async def compare(rows: int, rounds: int) -> dict[str, list[float]]:
     return speeds
 
 
-async def timed(run: Callable[[], "asyncio.Future[int]"], rows: int) -> float:
+async def timed(run: Callable[[], Awaitable[int]], rows: int) -> float:
     """Rows per second; every row must have moved."""
     started = time.perf_counter()
     assert await run() == rows

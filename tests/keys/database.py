@@ -19,7 +19,7 @@ from gateway.embedded import EmbeddedPostgres
 from gateway.store.migrate import migrate
 from keys.audit import AuditPen
 from keys.deks import DekTable
-from keys.keystore import Keystore, OpenKeystore
+from keys.keystore import SET_ASIDE, Keystore, OpenKeystore
 from keys.process_keys import read_process_keys
 from keys.ring import Ring, WrappedDek
 from keys.root_file import FileRoot
@@ -175,6 +175,10 @@ class City:
         """The events in the audit log, by name: at one moment they have no other order."""
         rows = await self.owner.fetch("SELECT event FROM audit.events ORDER BY event")
         return [row["event"] for row in rows]
+
+    def aside(self) -> dict[str, bytes]:
+        """What was found among the keys and taken away, by name."""
+        return {path.name: path.read_bytes() for path in (self.store.directory / SET_ASIDE).glob("*")}
 
     def files(self) -> dict[str, bytes]:
         """Every file of the key store and of the processes' secrets, by path."""

@@ -14,11 +14,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from keys import keystore, process_keys, rotation
+from keys import files, keystore, process_keys
 from keys.files import remove_private, write_private
+from keys.keystore import OpenKeystore
 
 STRANGER = 1
 """The process id in the names of drafts that are left: never our own, which would clear them away."""
+
+SET_ASIDE = OpenKeystore.set_aside
 
 
 class Cut(Exception):
@@ -53,6 +56,12 @@ class Scissors:
         self.step()
         remove_private(path)
 
+    def set_aside(self, keys: OpenKeystore, path: Path) -> None:
+        """`OpenKeystore.set_aside`, which may be cut off before or after; a rename is never half done."""
+        self.step()
+        SET_ASIDE(keys, path)
+        self.step()
+
 
 class CutConnection:
     """A connection on which each statement is a step."""
@@ -81,11 +90,16 @@ class CutConnection:
 def cutting(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[Scissors]:
     """While inside, files are changed under the scissors."""
     scissors = Scissors(steps)
+
+    def set_aside(keys: OpenKeystore, path: Path) -> None:
+        scissors.set_aside(keys, path)
+
     with monkeypatch.context() as patched:
         for module in (keystore, process_keys):
             patched.setattr(module, "write_private", scissors.write)
-        for module in (keystore, rotation):
+        for module in (keystore, files):  # in `files` it is how drafts are removed
             patched.setattr(module, "remove_private", scissors.remove)
+        patched.setattr(OpenKeystore, "set_aside", set_aside)
         yield scissors
 
 

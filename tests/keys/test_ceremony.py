@@ -217,17 +217,6 @@ terminal.say(f"{{name}} {{secret.reveal() == {SECRET_TYPED!r}}}")
         assert t.settings == t.settings_before
 
 
-@pytest.mark.parametrize(
-    ("typed", "taken"), [("yes", True), ("YES ", True), ("y", False), ("", False), ("no", False)]
-)
-def test_a_yes_is_the_whole_word(typed: str, taken: bool) -> None:
-    """Nobody agrees by pressing Enter, or a letter."""
-    with at_terminal('terminal.say(str(terminal.confirm("Destroy it?")))') as t:
-        t.expect("Destroy it? Type yes to go on: ")
-        t.send(f"{typed}\n")
-        t.expect(f"\n{taken}\n")
-
-
 def test_nobody_answers() -> None:
     """An answer that does not come ends it in one line; what was typed of it is not shown."""
     with at_terminal(ASKING, answer_s=1) as t:
@@ -681,7 +670,7 @@ def test_a_transcript_of_collecting(ceremony: Ceremony) -> None:
 
     steps = ceremony.steps()
     assert steps[0].startswith(f"collecting begins set {paper.number}, 2 of 3")
-    assert steps[1].startswith("share refused not in the list of words: words 1, 2,")
+    assert steps[1].startswith("share refused not in the list of words: word 1, 2,")
     assert steps[2:4] == ["share given Cleo", "share given Ada"]
     assert steps[4].startswith("root opened set ")
     assert "hunter2" not in ceremony.transcript

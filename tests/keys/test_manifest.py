@@ -29,7 +29,7 @@ from keys.manifest import (
 from keys.primitives import new_key
 from keys.secret import Secret
 from keys.signing import public_key, sign_note
-from keys.states import State
+from keys.states import Seen, State
 
 SEED = Secret(bytes(range(32)))
 PUBLIC = public_key(SEED)
@@ -145,19 +145,25 @@ def test_the_signature_is_for_manifests(manifest: Manifest) -> None:
 
 def test_an_older_manifest(now: datetime) -> None:
     """One that the database has seen, or a newer one, passes; an older one is refused with what to do."""
-    for seen in (0, 4, 5):
-        require_current(5, now, seen, now)
+    for seen in (Seen(), Seen(4, 2), Seen(5, 2)):
+        require_current(Seen(5, 2), now, seen, now)
 
     with pytest.raises(ManifestRolledBack, match=r"^manifest 5 is older than 6.*: put the newest key store back$"):
-        require_current(5, now, 6, now)
+        require_current(Seen(5, 2), now, Seen(6, 2), now)
+
+
+def test_an_older_signing_key(now: datetime) -> None:
+    """A manifest of any version that is signed with a key from before the newest is refused."""
+    with pytest.raises(ManifestRolledBack, match=r"^manifest 99 is signed with key 1, which was replaced by key 2"):
+        require_current(Seen(99, 1), now, Seen(5, 2), now)
 
 
 def test_a_clock_behind_the_manifest(now: datetime) -> None:
     """A clock may be five minutes behind; at more no date could be enforced, and the refusal names both times."""
-    require_current(5, now, 5, now - timedelta(minutes=5))
+    require_current(Seen(5, 1), now, Seen(5, 1), now - timedelta(minutes=5))
 
     with pytest.raises(ClockBehind) as caught:
-        require_current(5, now, 5, now - timedelta(minutes=5, microseconds=1))
+        require_current(Seen(5, 1), now, Seen(5, 1), now - timedelta(minutes=5, microseconds=1))
     assert str(caught.value) == (
         "this machine's clock says 2026-03-14 15:04 UTC, the manifest is of 2026-03-14 15:09: set the clock right"
     )

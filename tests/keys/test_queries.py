@@ -26,7 +26,7 @@ def test_comments_go_with_their_query() -> None:
     queries = load_queries("keys", "deks.sql")
 
     assert queries.record_version.startswith("-- The highest manifest version")
-    assert queries.version_seen == "SELECT version FROM gateway.key_manifest;"
+    assert queries.seen == "SELECT version, signing_key FROM gateway.key_manifest;"
 
 
 def test_a_query_that_is_not_there() -> None:

@@ -24,7 +24,7 @@ from keys import root_awskms
 from keys.errors import KeystoreRefused, RootRefused, RootUnavailable
 from keys.primitives import new_key
 from keys.root import RootKey
-from keys.root_awskms import CODES, Place, create, open_root
+from keys.root_awskms import Place, create, open_root
 from keys.secret import Secret
 from tests.keys.kms import (
     ARN,
@@ -299,17 +299,17 @@ SAID = [
     ("IncorrectKeyException", RootRefused, NOT_OURS),
     ("NotFoundException", RootRefused, r"^AWS KMS has no key alias/gateway-root in us-west-2: check"),
     ("DisabledException", RootRefused, r"^the KMS key alias/gateway-root is disabled: `aws kms enable-key`"),
-    ("KMSInvalidStateException", RootRefused, r"is to be deleted, or not ready for use: `aws kms describe-key`"),
+    ("KMSInvalidStateException", RootRefused, r"is to be deleted, or not ready yet: see `aws kms describe-key`"),
     ("InvalidKeyUsageException", RootRefused, r"cannot be a root: that takes a symmetric key"),
     (
         "AccessDeniedException",
         RootRefused,
         r"^AWS denies kms:Decrypt on alias/gateway-root to .*; or `keys.root` and",
     ),
-    ("ThrottlingException", RootUnavailable, r"^AWS KMS refuses for now \(throttled\): try again$"),
-    ("LimitExceededException", RootUnavailable, r"^AWS KMS refuses for now \(throttled\): try again$"),
-    ("KeyUnavailableException", RootUnavailable, r"does not work for now \(KeyUnavailableException\): try again$"),
-    ("DependencyTimeoutException", RootUnavailable, r"does not work for now \(DependencyTimeoutException\)"),
+    ("ThrottlingException", RootUnavailable, r"^AWS KMS refuses for now \(ThrottlingException\): try again$"),
+    ("LimitExceededException", RootUnavailable, r"^AWS KMS refuses for now \(LimitExceededException\): try"),
+    ("KeyUnavailableException", RootUnavailable, r"^AWS KMS refuses for now \(KeyUnavailableException\): try"),
+    ("DependencyTimeoutException", RootUnavailable, r"^AWS KMS refuses for now \(DependencyTimeoutException\)"),
     ("UnrecognizedClientException", RootRefused, r"^AWS does not accept the credentials \(UnrecognizedClient"),
     ("ExpiredTokenException", RootRefused, r"^AWS does not accept the credentials \(ExpiredToken.*renew them"),
     ("InvalidSignatureException", RootRefused, r"InvalidSignatureException.*check this machine's clock$"),
@@ -328,7 +328,7 @@ def test_errors_of_kms(fake: FakeKms, root: RootKey, code: str, kind: type[RootR
 
 def test_every_known_error_is_a_line(fake: FakeKms, root: RootKey) -> None:
     """Whatever KMS says, it is a refusal of one line without a placeholder left in it."""
-    for code in CODES:
+    for code in {*root_awskms.REFUSED, *root_awskms.PASSING}:
         fake.instead = always(error(code))
         assert "{" not in str(refused(".", root.wrap, new_key(), BOUND))
 
@@ -337,7 +337,7 @@ def test_every_known_error_is_a_line(fake: FakeKms, root: RootKey) -> None:
 def test_a_front_door_in_trouble(fake: FakeKms, root: RootKey, status: int) -> None:
     """An error page of any proxy or balancer on the way may pass."""
     fake.instead = always(Answer(status, f"<html>{CANARY}</html>".encode()))
-    said = refused(rf"^AWS KMS does not work for now \(HTTP {status}\): try", root.wrap, new_key(), BOUND)
+    said = refused(rf"^AWS KMS refuses for now \(HTTP {status}\): try", root.wrap, new_key(), BOUND)
 
     assert type(said) is RootUnavailable
 
@@ -398,7 +398,7 @@ def test_throttled_twice(fake: FakeKms, credentials: Path, monkeypatch: pytest.M
     assert fake.actions().count("Encrypt") == 3
 
     fake.instead = always(error("KMSInternalException", 500))
-    assert type(refused("does not work for now", patient.unwrap, wrapped, BOUND)) is RootUnavailable
+    assert type(refused("refuses for now", patient.unwrap, wrapped, BOUND)) is RootUnavailable
     assert fake.actions().count("Decrypt") == 3
 
 
@@ -676,7 +676,7 @@ def test_settings_in_the_way(
     (tmp_path / "config").write_text(f"[{CANARY}")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     refused(
-        r"^this machine's AWS settings are in the way \(ConfigParseError\)",
+        r"^there are no AWS credentials that work \(ConfigParseError\): .*correct ~/\.aws/config",
         open_root,
         uri(fake.url, credentials),
         nobody,
@@ -804,6 +804,8 @@ def test_options_that_are_not_taken(options: str, line: str) -> None:
         "",
         "http://kms.us-west-2.amazonaws.com",
         "http://localhost:4566",
+        "http://10.0.0.1",
+        "http://127.0.0.2",
         "http://127.0.0.1.example.org",
         "http://127.1",
         "http://0.0.0.0:80",

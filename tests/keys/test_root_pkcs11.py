@@ -350,7 +350,9 @@ def test_a_pin_that_changes_under_a_running_root(hsm: SoftHsm, root: HsmRoot, to
 def test_the_last_try_is_left_to_a_person() -> None:
     """Where a wrong PIN would lock the token, or has locked it, nothing is tried; one that is merely low is."""
     for flag in (TokenFlag.USER_PIN_FINAL_TRY, TokenFlag.USER_PIN_LOCKED):
-        with pytest.raises(RootRefused, match=r"^the HSM has locked the PIN, or does so at the next wrong one"):
+        with pytest.raises(
+            RootRefused, match=r"^the HSM's PIN is not set, expired or locked, or is so at the next wrong try"
+        ):
             root_pkcs11._require_tries_left(flag | TokenFlag.LOGIN_REQUIRED)
 
     root_pkcs11._require_tries_left(TokenFlag.USER_PIN_COUNT_LOW | TokenFlag.LOGIN_REQUIRED)

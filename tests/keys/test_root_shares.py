@@ -122,9 +122,9 @@ def test_what_is_wrapped_is_unwrapped(dealt: Dealt) -> None:
     collector.add(dealt.shares["Ada"])
     collector.add(dealt.shares["Cleo"])
 
-    assert collector.root().unwrap(wrapped, BOUND).reveal() == b"key"
+    assert SharesRoot(collector.secret()).unwrap(wrapped, BOUND).reveal() == b"key"
     with pytest.raises(RootRefused, match=NOT_OURS):
-        collector.root().unwrap(wrapped, b"another place")
+        SharesRoot(collector.secret()).unwrap(wrapped, b"another place")
 
 
 def test_other_roots_open_nothing(dealt: Dealt) -> None:
@@ -326,7 +326,7 @@ def test_several_words_of_no_list(dealt: Dealt) -> None:
     share = with_word(with_word(dealt.shares["Ada"], 6, "zzzz"), 8, "")
     share = with_word(share, 8, "ähm äääh")
 
-    with pytest.raises(RootRefused, match=r"^not in the list of words: words 7, 9, 10; type") as caught:
+    with pytest.raises(RootRefused, match=r"^not in the list of words: word 7, 9, 10; type") as caught:
         Collector(dealt.descriptor).add(share)
     assert "zzzz" not in str(caught.value)
 
@@ -416,7 +416,7 @@ def test_a_forged_share_of_the_same_set(dealt: Dealt) -> None:
     collector.add(dealt.shares["Ben"])
 
     with pytest.raises(RootRefused, match=r"^these shares do not make this key store's root$"):
-        collector.root()
+        collector.secret()
 
 
 def test_shares_of_another_root_with_the_same_number(dealt: Dealt) -> None:
@@ -451,7 +451,7 @@ def test_a_mistake_is_asked_again(described: Path, dealt: Dealt) -> None:
     person = Person(wrong, wrong, ada, ada, dealt.shares["Ben"])
     open_root(f"shares:{described}", person)
 
-    assert person.asked[1].startswith("share of custodian 1 of 2 (not in the list of words: words 1, 2, 3,")
+    assert person.asked[1].startswith("share of custodian 1 of 2 (not in the list of words: word 1, 2, 3,")
     assert person.asked[3] == "share of custodian 2 of 2"
     assert person.asked[4] == "share of custodian 2 of 2 (the share of Ada was given already: now another custodian)"
     with pytest.raises(RootRefused, match="not in the list of words"):

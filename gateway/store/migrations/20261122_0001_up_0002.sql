@@ -8,6 +8,9 @@ UPDATE gateway.deks SET first_generation = generation;
 ALTER TABLE gateway.deks ALTER COLUMN first_generation SET NOT NULL,
   ADD CHECK (first_generation BETWEEN 1 AND generation);
 
+-- Whoever once had an older signing key can make a manifest of any version: the newest one is remembered, too.
+ALTER TABLE gateway.key_manifest ADD COLUMN signing_key integer NOT NULL DEFAULT 1 CHECK (signing_key > 0);
+
 -- When the last wrap left a generation: from then on the recovery window of database backups runs.
 ALTER TABLE gateway.key_generations ADD COLUMN emptied_at timestamptz;
 

@@ -17,7 +17,7 @@ from keys.manifest import Act, Manifest, Purpose, RootEntry
 from keys.primitives import new_key
 from keys.ring import Ring
 from keys.root_file import FileRoot
-from keys.states import State
+from keys.states import Seen, State
 
 PEN = AuditPen("api", {1: new_key()})
 START = datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
@@ -41,6 +41,7 @@ class KnownKeys:
     """Implements `ports.KeyStore` in memory."""
 
     version: int = 1
+    signing_key: int = 1
     active: int = 1
     away: bool = False
     deaf: bool = False
@@ -48,10 +49,10 @@ class KnownKeys:
     reserved: dict[int, int] = field(default_factory=dict)
     audited: list[AuditRow] = field(default_factory=list)
 
-    async def version_seen(self) -> int:
+    async def manifest_seen(self) -> Seen:
         self.looks += 1
         self._require_here()
-        return self.version
+        return Seen(self.version, self.signing_key)
 
     async def reserve_wraps(self, generation: int, count: int) -> None:
         self._require_here()

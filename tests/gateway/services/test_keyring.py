@@ -17,6 +17,7 @@ from keys.errors import (
     ManifestRefused,
     ManifestRolledBack,
 )
+from keys.states import Seen
 from tests.gateway.services.conftest import PEN, Clock, Keys, KnownKeys, keyring_of
 
 JUST_BEFORE_S = FRESH_S - 0.001
@@ -170,9 +171,9 @@ async def test_nobody_queues_behind_a_look_that_hangs(
     """Requests that need a look wait for it a bounded time, all of them together, not one after the other."""
 
     class Hanging(KnownKeys):
-        async def version_seen(self) -> int:
+        async def manifest_seen(self) -> Seen:
             await asyncio.Event().wait()
-            return 0
+            return Seen()
 
     monkeypatch.setattr(module, "LOOK_TIMEOUT_S", 0.1)
     hanging = keyring_of(keys, Hanging(), clock)
@@ -185,9 +186,9 @@ async def test_a_look_is_as_old_as_its_beginning(keys: Keys, clock: Clock) -> No
     """What a slow look saw is dated by when it began."""
 
     class Slow(KnownKeys):
-        async def version_seen(self) -> int:
+        async def manifest_seen(self) -> Seen:
             clock.seconds += JUST_BEFORE_S
-            return await super().version_seen()
+            return await super().manifest_seen()
 
     slow = Slow()
     keyring = keyring_of(keys, slow, clock)

@@ -285,7 +285,7 @@ async def test_what_was_committed_stays_so(wire: Wire, frail_database: Database,
 async def test_a_look_is_never_in_doubt(wire: Wire, frail: Store) -> None:
     """What only reads sends no COMMIT, so a lost one cannot make it unknown."""
     wire.cut_at(Cut.BEFORE_COMMIT)
-    assert await frail.version_seen() >= 1
+    assert (await frail.manifest_seen()).version >= 1
     assert await frail.credentials() == {}
     await frail.require_audit()
     await frail.charges_unresolved()
