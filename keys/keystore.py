@@ -240,6 +240,8 @@ class OpenKeystore:
         """Overwrite and remove a wrapped key, under every root. Copies elsewhere are `keys.backup`'s concern."""
         for root in self.manifest.roots:
             remove_private(self.store.path(root.number, key_id))
+        for copy in (self.store.directory / SET_ASIDE).glob(f"*-{key_id}"):
+            remove_private(copy)
 
     def foreign(self) -> Sequence[Path]:
         """Files among the wrapped keys that the manifest does not name, or no longer."""
@@ -250,7 +252,10 @@ class OpenKeystore:
             for key in self.manifest.keys
             if key.holder == KEYSTORE and key.state is not State.DESTROYED
         }
-        return sorted(path for path in self.store.directory.glob("root-*/*") if path not in known)
+        folders = sorted(self.store.directory.glob("root-*"))
+        for folder in folders:
+            require_private_directory(folder)
+        return sorted(path for folder in folders for path in folder.iterdir() if path not in known)
 
     def set_aside(self, path: Path) -> None:
         """Take a foreign file away: what the manifest calls destroyed is wiped; anything else may be needed yet."""

@@ -117,7 +117,7 @@ class Rotation:
 
     async def renew(self, purpose: Purpose, holders: Sequence[str], now: datetime) -> Sequence[KeyEntry]:
         """New keys of another purpose; the old ones are kept as long as something may still need them."""
-        act = Act("renew", purpose)
+        act = Act("renew", f"{purpose} of {', '.join(holders)}")
         if purpose == "manifest-signing":
             self.keys.require_one_root()
             return [await self._sign_anew(self.manifest, act, now)]

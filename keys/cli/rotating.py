@@ -199,7 +199,7 @@ async def _renew(bench: Bench, purpose: Purpose, process: str | None, as_json: b
         if process is not None and process not in holders:
             raise KeyRefused(f"{process} has no {purpose} key; --process is one of {', '.join(holders)}")
         wanted = [process] if process else holders
-        if _finishes(rotation, "renew", purpose):
+        if _finishes(rotation, "renew", f"{purpose} of {', '.join(wanted)}"):
             renewed = [rotation.manifest.active(purpose, holder) for holder in wanted]
         else:
             renewed = list(await rotation.renew(purpose, wanted, now()))

@@ -81,6 +81,10 @@ class CutConnection:
         self._scissors.step()
         return await self._connection.fetch(*arguments)
 
+    async def fetchrow(self, *arguments: Any) -> Any:
+        self._scissors.step()
+        return await self._connection.fetchrow(*arguments)
+
     async def fetchval(self, *arguments: Any) -> Any:
         self._scissors.step()
         return await self._connection.fetchval(*arguments)

@@ -586,9 +586,6 @@ async def test_another_command_after_an_interrupted_renewal(ready: City, setting
     assert await ready.audited() == ["keys.renew", "keys.renew", "keys.rotate"]
 
 
-@pytest.mark.xfail(
-    reason="reported: the act names the purpose, not the processes", strict=True, raises=AssertionError
-)
 @pytest.mark.server
 async def test_an_interrupted_renewal_of_another_process(ready: City, settings: str, run_async: RunAsync) -> None:
     """It is finished, and the process that was asked for now gets its own key, too."""

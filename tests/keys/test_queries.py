@@ -25,7 +25,7 @@ def test_comments_go_with_their_query() -> None:
     """What is said of a query stands before it, and never in the one before."""
     queries = load_queries("keys", "deks.sql")
 
-    assert queries.record_version.startswith("-- The highest manifest version")
+    assert queries.record_seen.startswith("-- The highest manifest version")
     assert queries.seen == "SELECT version, signing_key FROM gateway.key_manifest;"
 
 
