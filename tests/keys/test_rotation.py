@@ -260,7 +260,7 @@ async def test_renewing_those_of_several_processes_is_one_act(city: City) -> Non
         renewed = await rotation.renew("audit-mac", holders, city.now)
 
     manifest = city.keys.manifest
-    assert (manifest.version, manifest.act) == (2, Act("renew", "audit-mac of worker, keys"))
+    assert (manifest.version, manifest.act) == (2, Act("renew", "audit-mac of api, admin, worker, reseal, keys"))
     assert [(key.holder, key.number, key.state) for key in renewed] == [(h, 2, State.ACTIVE) for h in holders]
     assert [manifest.active("audit-mac", holder) for holder in holders] == renewed
     assert await city.audited() == ["keys.renew"]
