@@ -267,7 +267,7 @@ class Demo:
     async def _keys(self) -> str | None:
         connection = await asyncpg.connect(self._owner_dsn())
         try:
-            if await connection.fetchval(load_queries("keys", "deks.sql").version_seen):
+            if await connection.fetchval(load_queries("keys", "deks.sql").seen):
                 return "there already"
         finally:
             await connection.close()

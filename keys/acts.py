@@ -153,6 +153,11 @@ def require_approved(
     return asked
 
 
+def approver_of(note: str) -> str:
+    """Who signed an approval that `require_approved` has checked."""
+    return _parse(text_of(note), ActApproval).officer
+
+
 # --- the folder ---
 
 

@@ -52,6 +52,8 @@ async def driver_errors() -> AsyncIterator[None]:
     """Turn the driver's errors into `DatabaseRefused` without their text, which may quote values."""
     try:
         yield
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedColumnError):
+        raise DatabaseRefused("the database's schema is not of this release: run `gateway migrate`") from None
     except asyncpg.PostgresError as error:
         raise DatabaseRefused(f"the database refused (SQLSTATE {error.sqlstate})") from None
     except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:

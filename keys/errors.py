@@ -131,9 +131,13 @@ class PassphraseRefused(KeysError):
 class OfficerRefused(KeysError):
     """The officer is unknown, was removed, or has not acknowledged the duties within a year."""
 
+    event = "officer.refused"
+
 
 class ActRefused(KeysError):
     """An act for two is not asked for by one officer and approved by another, in time and word for word."""
+
+    event = "act.refused"
 
 
 class BackupRefused(KeysError):

@@ -66,7 +66,7 @@ class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     subject: str
     actor: str = "keys"
-    """An officer's name, or `keys` for what one person may do alone."""
+    """The names of the officer who asked and the one who approved, or `keys` for what one person may do alone."""
     request: str = ""
     """The id of the signed request that two officers stand behind."""
 

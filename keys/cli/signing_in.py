@@ -88,7 +88,8 @@ def approved(bench: Bench, rotation: Rotation, act_id: str, act: ActName) -> tup
     if stored.approval is None:
         raise ActRefused(f"{act_id} is not approved yet: another officer runs `keys approve {act_id}`")
     asked = require_by_two(bench, rotation, stored.request, stored.approval, act)
-    return asked, Approval(asked.officer, asked.id, despite=bool(asked.payload.get("despite_backups")))
+    both = f"{asked.officer}+{acts.approver_of(stored.approval)}"
+    return asked, Approval(both, asked.id, despite=bool(asked.payload.get("despite_backups")))
 
 
 def require_by_two(bench: Bench, rotation: Rotation, request: str, approval: str, act: ActName) -> ActRequest:
