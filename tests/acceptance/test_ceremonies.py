@@ -245,7 +245,7 @@ async def test_split_at_last(city: City) -> None:
             give(terminal, city.words[name])
         ends(terminal, 0, "keys ceremony replace --finish")
     last_transcript(city, f"request               {asked} by security", "keys wrapped          by root 2, manifest")
-    assert await audited(city.system, asked) == [("keys.replace-root", "done", "security", "root-2")]
+    assert await audited(city.system, asked) == [("keys.replace-root", "done", "security+security2", "root-2")]
     assert refusal(city.system, *split).startswith((f"{asked} was carried out already", "the key store changed"))
 
 
@@ -417,7 +417,7 @@ async def test_a_custodian_leaves(city: City) -> None:
         ):
             killed_when(city, reached, *replace)
         assert told(city.system, *replace)["root"] == 3
-        assert await audited(city.system, asked) == [("keys.replace-root", "done", "security", "root-3")]
+        assert await audited(city.system, asked) == [("keys.replace-root", "done", "security+security2", "root-3")]
         assert any(marked in line for line in told(city.system, "status")["due"])
         city.roots._configure(uri)
         city.roots._restart_api()

@@ -331,14 +331,14 @@ async def test_officers_come_and_go(demo: System, key_of: Mapping[str, OfficerKe
     add = ("officer", "add", "cy", "--key", str(key), "--key-passphrase-file", str(words))
     asked = told(demo, *add, *demo.officer("security"))["act"]
     assert told(demo, "approve", asked, *demo.officer("security2"))["done"] is True
-    assert await audited(demo, asked) == [("keys.add-officer", "done", "security", "cy")]
+    assert await audited(demo, asked) == [("keys.add-officer", "done", "security+security2", "cy")]
     again = refusal(demo, "approve", asked, *demo.officer("security2"))
     assert again.startswith((f"{asked} was carried out already", f"the key store changed since {asked}"))
 
     own = told(demo, "officer", "remove", "cy", *by_third)["act"]
     before = told(demo, "officer", "remove", "cy", *demo.officer("security"))["act"]
     assert told(demo, "approve", before, *demo.officer("security2"))["done"] is True
-    assert await audited(demo, before) == [("keys.remove-officer", "done", "security", "cy")]
+    assert await audited(demo, before) == [("keys.remove-officer", "done", "security+security2", "cy")]
     assert refusal(demo, "approve", own, *demo.officer("security")).startswith("cy was removed as an officer")
     waiting = ask_for_newcomer(demo, key_of["security"])
     assert "is no officer's key here" in refusal(demo, "approve", waiting, *by_third)
@@ -367,7 +367,7 @@ async def test_destroyed_by_two(demo: System, tmp_path: Path) -> None:
         assert told(demo, "rewrap")["to"] == third
         asked = told(demo, "destroy", str(second), "--despite-backups", *by)["act"]
         assert told(demo, "approve", asked, *demo.officer("security2"))["done"] is True
-        assert await audited(demo, asked) == [("keys.destroy", "done", "security", key_id(demo, second))]
+        assert await audited(demo, asked) == [("keys.destroy", "done", "security+security2", key_id(demo, second))]
         assert (await charged(client, token))["status"] == "succeeded"
     assert told(demo, "verify")["failed"] == 0
 
@@ -377,7 +377,7 @@ async def forgotten_and_destroyed(demo: System, generation: int, backup: str) ->
     by, key = demo.officer("security"), key_id(demo, generation)
     asked = told(demo, "backup", "--forget", backup, "--reason", "shredded", *by)["act"]
     assert told(demo, "approve", asked, *demo.officer("security2"))["done"] is True
-    assert await audited(demo, asked) == [("keys.forget-backup", "done", "security", backup)]
+    assert await audited(demo, asked) == [("keys.forget-backup", "done", "security+security2", backup)]
     assert backup in refusal(demo, "backup", "--forget", backup, *by)
 
     store = demo.home / "keystore"
@@ -387,7 +387,7 @@ async def forgotten_and_destroyed(demo: System, generation: int, backup: str) ->
     assert (late.code, late.output) == (1, "")
     assert "may be needed to restore a database backup until 20" in late.errors.splitlines()[-1]
     assert told(demo, "approve", asked, *demo.officer("security2"), **NO_WINDOW)["done"] is True
-    assert await audited(demo, asked) == [("keys.destroy", "done", "security", key)]
+    assert await audited(demo, asked) == [("keys.destroy", "done", "security+security2", key)]
     assert not list(store.rglob(key))
     assert not [path for path in store.rglob("*") if path.is_file() and wrapped[-32:] in path.read_bytes()]
     assert {path.suffix for path in store.glob(f"acts/{asked}.*")} == {".request", ".approval", ".done"}
@@ -443,7 +443,9 @@ async def test_approval_killed_at_any_moment(demo: System, key_of: Mapping[str, 
         was_done = note.with_suffix(".done").exists()
         again = run(command, demo.plain)
         assert again.code == (1 if was_done else 0), again.errors
-        assert await audited(demo, asked) == [("keys.add-officer", "done", "security", newcomer(demo, asked))]
+        assert await audited(demo, asked) == [
+            ("keys.add-officer", "done", "security+security2", newcomer(demo, asked))
+        ]
         assert note.with_suffix(".done").exists()
     assert told(demo, "verify")["failed"] == 0
 
@@ -459,7 +461,7 @@ async def test_compromised_by_two(demo: System) -> None:
     active = told(demo, "status")["active"]
     asked = told(demo, "compromise", str(active), "--reason", "tape lost", *demo.officer("security"))["act"]
     assert told(demo, "approve", asked, *demo.officer("security2"))["done"] is True
-    assert await audited(demo, asked) == [("keys.compromise", "done", "security", key_id(demo, active))]
+    assert await audited(demo, asked) == [("keys.compromise", "done", "security+security2", key_id(demo, active))]
     status = told(demo, "status")
     assert status["active"] > active
     assert any("is compromised" in line and "`gateway reseal`" in line for line in status["due"])
