@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import count, product
 from pathlib import Path
 from shutil import copytree, rmtree
-from types import SimpleNamespace
 from typing import Any, cast
 
 import asyncpg
@@ -33,9 +32,9 @@ from keys.errors import (
     UnknownKey,
 )
 from keys.files import write_private
+from keys.keystore import SET_ASIDE
 from keys.manifest import KEYSTORE, Act, Backup, Purpose
 from keys.process_keys import HOLDERS, read_process_keys
-from keys.queries import load_queries
 from keys.ring import Ring
 from keys.rotation import Approval, Rotation
 from keys.secret import Secret
@@ -472,6 +471,13 @@ def rotate_fingerprint(rotation: Rotation, now: datetime) -> Awaitable[object]:
     return rotation.rotate_fingerprint(now)
 
 
+async def lay_aside(rotation: Rotation, now: datetime) -> None:
+    """A copy of generation 1 that somebody put among the keys, and that a command has taken away."""
+    path = rotation.keys.store.path(1, rotation.manifest.key("kek", 1).id)
+    aside = rotation.keys.store.directory / SET_ASIDE / f"root-1-{path.name}"
+    write_private(aside, path.read_bytes(), replace=False)
+
+
 async def nothing(rotation: Rotation, now: datetime) -> None:
     """What every command does before its own work."""
 
@@ -488,6 +494,7 @@ def destroy(purpose: Purpose) -> Callable[[Rotation, datetime], Awaitable[object
     return lambda rotation, now: rotation.destroy(purpose, 1, DESPITE, RECOVERY, now)
 
 
+ASIDE = "destroy what lies aside as well"
 COMMANDS = {
     "rotate": Command("rotate", rotate),
     "rotate to a prepared one": Command("rotate", rotate, (prepare,)),
@@ -497,6 +504,7 @@ COMMANDS = {
     "compromise a retired one": Command("compromise", compromise(1), (rotate,)),
     "destroy a generation": Command("destroy", destroy("kek"), (rotate,)),
     "destroy a fingerprint key": Command("destroy", destroy("fingerprint"), (rotate_fingerprint,)),
+    ASIDE: Command("destroy", destroy("kek"), (rotate, lay_aside)),
     "destroy an hpke key": Command("destroy", destroy("hpke"), (renew("hpke"),)),
     "renew hpke": Command("renew", renew("hpke")),
     "renew manifest-signing": Command("renew", renew("manifest-signing")),
@@ -598,7 +606,12 @@ async def require_usable(city: City, deks: dict[str, bytes]) -> None:
     assert await city.opened() == deks
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+UNWIPED = pytest.mark.xfail(
+    reason="reported: `begin` does not look for destroyed keys in set-aside", strict=True, raises=AssertionError
+)
+
+
+@pytest.mark.parametrize("name", [*(name for name in COMMANDS if name != ASIDE), pytest.param(ASIDE, marks=UNWIPED)])
 async def test_cut_off_at_every_step(city: City, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """After each cut everything still works, and the same command ends where it would have without the cut."""
     command = COMMANDS[name]
@@ -797,13 +810,7 @@ async def write(connection: asyncpg.Connection, ring: Ring, record: str, now: da
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The barrier steps aside after a moment, and comes back at once."""
-
-    def load_impatient(package: str, file: str) -> SimpleNamespace:
-        queries = vars(load_queries(package, file))
-        return SimpleNamespace(**queries | {"limit_lock_wait": "SET LOCAL lock_timeout = '60ms'"})
-
-    monkeypatch.setattr(deks, "load_queries", load_impatient)
+    """Who waits for writers in vain asks again at once."""
     monkeypatch.setattr(deks, "LOCK_PAUSE_S", 0.02)
 
 
@@ -861,7 +868,7 @@ async def refused(city: City, generation: int) -> bool:
 
 
 async def test_writers_go_on_while_it_waits(city: City, impatient: None) -> None:
-    """The barrier steps aside again and again, so that a long transaction holds nobody up for long."""
+    """Waiting locks nothing, so that a long transaction holds nobody else up."""
     async with writer(city) as slow:
         assert await write(slow, city.ring, "tok_slow", city.now)
         command = asyncio.create_task(do(city, DEEDS["rotate"]))
