@@ -268,7 +268,10 @@ class Rotation:
         return ()
 
     def _tidy_up(self) -> None:
-        """Drafts of writers that were killed; nobody else writes now."""
+        """Drafts of writers that were killed, and what a destruction did not come to wipe; nobody else writes now."""
+        for key in self.manifest.keys:
+            if key.state is State.DESTROYED:
+                self.keys.discard(key.id)
         for directory in (self.keys.store.directory, *self.keys.store.directory.glob("root-*")):
             remove_drafts(directory, "*")
         for process, purpose in HOLDERS:

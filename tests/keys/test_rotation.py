@@ -606,12 +606,7 @@ async def require_usable(city: City, deks: dict[str, bytes]) -> None:
     assert await city.opened() == deks
 
 
-UNWIPED = pytest.mark.xfail(
-    reason="reported: `begin` does not look for destroyed keys in set-aside", strict=True, raises=AssertionError
-)
-
-
-@pytest.mark.parametrize("name", [*(name for name in COMMANDS if name != ASIDE), pytest.param(ASIDE, marks=UNWIPED)])
+@pytest.mark.parametrize("name", COMMANDS)
 async def test_cut_off_at_every_step(city: City, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """After each cut everything still works, and the same command ends where it would have without the cut."""
     command = COMMANDS[name]
