@@ -262,7 +262,7 @@ def test_without_the_database(tmp_path: Path, left: Left, server: Server) -> Non
     """Where the dump was not restored, keys are not put back either; what is missing is said."""
     host = new_host(tmp_path / "home", left, server, database="empty")
     put_root_back(host, left)
-    assert refused(host, *restore(left)) == "the database refused (SQLSTATE 42P01)"
+    assert refused(host, *restore(left)) == "the database's schema is not of this release: run `gateway migrate`"
     migrated = subprocess.run(
         [str(BIN / "gateway"), "migrate"], env=host.plain, capture_output=True, check=False, timeout=60
     )
