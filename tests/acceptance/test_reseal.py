@@ -19,14 +19,16 @@ from keys.envelope import Place, unseal
 from keys.errors import KeysError
 from keys.ring import Ring, WrappedDek
 from keys.rotation import Approval
-from tests.acceptance.test_main_job import charge_body, new_key, token_body
+from tests.acceptance.test_main_job import charge_body, token_body
 from tests.cards import canary
+from tests.rotation_drill import charge_all
 from tests.system import BIN, Client, System, owner, running
 
 pytestmark = pytest.mark.server
 
-TOKENS = 120
-KILLS = 6
+TOKENS = 2000
+KILLS = 10
+AT_ONCE = 16
 CARDS = range(69_000, 69_006)
 APPROVED = Approval("ada", "request-1")
 RESEAL_SLOWLY = ("gateway", "reseal", "--page", "5", "--rate", "60")
@@ -151,11 +153,21 @@ def opened(ring: Ring, held: dict[str, WrappedDek], records: dict[str, tuple[str
     return found
 
 
+async def many_tokens(client: Client, count: int) -> list[str]:
+    """Tokens of as many different cards."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> str:
+        async with turn:
+            reply = await client.call("POST", "/v1/tokens", token_body(canary(69_100 + number)))
+            return str(reply.json["id"])
+
+    return await asyncio.gather(*(one(number) for number in range(count)))
+
+
 async def every_token_charges(client: Client, tokens: Iterable[str]) -> None:
     """None was lost."""
-    for token in tokens:
-        reply = await client.call("POST", "/v1/charges", charge_body(token=token), key=new_key())
-        assert reply.status == 201, reply.body
+    assert await charge_all(client, list(tokens)) == []
 
 
 async def test_compromise_under_traffic_with_kills(own_system: System, sql: asyncpg.Connection) -> None:
@@ -163,10 +175,7 @@ async def test_compromise_under_traffic_with_kills(own_system: System, sql: asyn
     random.seed(seed := 20261122)
     print(f"seed {seed}")
     async with Client(own_system, "parks") as client:
-        tokens = [
-            (await client.call("POST", "/v1/tokens", token_body(canary(69_100 + n)))).json["id"]
-            for n in range(TOKENS)
-        ]
+        tokens = await many_tokens(client, TOKENS)
         async with traffic(client) as made:
             await asyncio.sleep(1)
             stolen = ring_of(own_system)
