@@ -85,7 +85,7 @@ def seal_backup(
         BackupRefused: no recipient, one twice, a path that leads elsewhere, or more than 64 MiB.
         OfficerRefused: a recipient's public key is none.
     """
-    _require_recipients(recipients)
+    require_recipients(recipients)
     _require_paths(files)
     key = new_key()
     boxes = tuple(Recipient(officer.name, seal_for(officer, key)) for officer in recipients)
@@ -149,10 +149,11 @@ def _body_key(key: Secret[bytes]) -> Secret[bytes]:
     return subkey(key, "backup/v1", "files")
 
 
-def _require_recipients(recipients: Sequence[Officer]) -> None:
+def require_recipients(recipients: Sequence[Officer]) -> None:
+    """Raises `BackupRefused` where nobody could open the backup, or somebody twice."""
     names = [officer.name for officer in recipients]
     if not names:
-        raise BackupRefused("a key backup needs a recipient: `--to` names an officer")
+        raise BackupRefused("a key backup needs a recipient: `--for` names an officer")
     if len(set(names)) < len(names):
         raise BackupRefused("a key backup names each of its recipients once")
     for officer in recipients:

@@ -10,7 +10,7 @@ from keys.secret import Secret
 FILE_BYTES_MAX = 1 << 20
 
 
-def read_private(path: Path) -> bytes:
+def read_private(path: Path, bytes_max: int = FILE_BYTES_MAX) -> bytes:
     """The bytes of a regular file that belongs to this user and that no one else can open.
 
     Raises:
@@ -18,7 +18,7 @@ def read_private(path: Path) -> bytes:
     """
     try:
         with open(path, "rb", opener=_open_plain) as file:
-            _require_private(path, os.fstat(file.fileno()))
+            _require_private(path, os.fstat(file.fileno()), bytes_max)
             return file.read()
     except FileNotFoundError:
         raise KeystoreRefused(f"{path} does not exist") from None
@@ -83,15 +83,15 @@ def make_private_directory(path: Path) -> None:
         raise KeystoreRefused(f"{path} cannot be made ({error.strerror})") from None
 
 
-def _require_private(path: Path, about: os.stat_result) -> None:
+def _require_private(path: Path, about: os.stat_result, bytes_max: int) -> None:
     if not stat.S_ISREG(about.st_mode):
         raise KeystoreRefused(f"{path} is not a plain file")
     if about.st_uid not in {os.geteuid(), 0}:
         raise KeystoreRefused(f"{path} belongs to another user: `chown` it to the user of this process")
     if about.st_mode & 0o077:
         raise KeystoreRefused(f"{path} is open to others: `chmod 0600 {path}`")
-    if about.st_size > FILE_BYTES_MAX:
-        raise KeystoreRefused(f"{path} is larger than any key file")
+    if about.st_size > bytes_max:
+        raise KeystoreRefused(f"{path} is larger than any file of its kind")
 
 
 def _open_plain(path: str, _flags: int) -> int:

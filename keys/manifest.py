@@ -17,14 +17,16 @@ import msgspec
 from keys.errors import (
     BrokenSeal,
     ClockBehind,
+    KeystoreRefused,
     ManifestForeign,
     ManifestForged,
     ManifestRolledBack,
     UnknownKey,
 )
+from keys.files import FILE_BYTES_MAX
 from keys.officers import Officer
 from keys.secret import Secret
-from keys.signing import open_note, sign_note, text_of
+from keys.signing import open_note, public_key, sign_note, text_of
 from keys.states import Seen, State, require_move
 
 SIGNER = "gateway-keys"
@@ -193,9 +195,20 @@ FORGED = "the manifest is not signed by this key store's own key: restore the ke
 
 
 def sign_manifest(manifest: Manifest, seed: Secret[bytes]) -> bytes:
-    """The bytes of the manifest file."""
-    text = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1).decode()
-    return sign_note(seed, SIGNER, text + "\n").encode()
+    """The bytes of the manifest file; raises `KeystoreRefused` where they could not be read back."""
+    try:
+        text = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1).decode()
+        signed = sign_note(seed, SIGNER, text + "\n").encode()
+        if (
+            read_manifest(signed, public_key(seed), manifest.environment) == manifest
+            and len(signed) <= FILE_BYTES_MAX
+        ):
+            return signed
+    except (ManifestForged, UnicodeError):
+        pass
+    raise KeystoreRefused(
+        "nothing was changed: the key store could not be read again with this in it; use plain names and short texts"
+    )
 
 
 def claim_of(raw: bytes) -> Claim:

@@ -22,7 +22,7 @@ from keys.cli.signing_in import (
     require_by_two,
     sign_in,
 )
-from keys.errors import ActRefused, KeyRefused, UnknownKey
+from keys.errors import ActRefused, KeyRefused, OfficerRefused, UnknownKey
 from keys.manifest import Act, Manifest
 from keys.officers import Officer, OfficerKey, find_officer
 from keys.rotation import Approval, Rotation
@@ -213,6 +213,7 @@ async def _add_officer(_bench: Bench, rotation: Rotation, asked: ActRequest, app
 
 async def _remove_officer(_bench: Bench, rotation: Rotation, asked: ActRequest, approval: Approval) -> str:
     name, when = str(asked.payload["name"]), now()
+    require_two_left(rotation.manifest, name)
     gone = msgspec.structs.replace(find_officer(rotation.manifest.officers, name), removed=when)
     officers = tuple(gone if o.name == name and o.removed is None else o for o in rotation.manifest.officers)
     # Whoever leaves takes along what they know: each root of which they hold a share says so until it is replaced.
@@ -261,6 +262,15 @@ def with_officer(manifest: Manifest, added: Officer) -> Manifest:
         if officer.removed is None and (officer.name == added.name or officer.verify == added.verify):
             raise KeyRefused(f"{officer.name} is an officer already")
     return msgspec.structs.replace(manifest, officers=(*manifest.officers, added))
+
+
+def require_two_left(manifest: Manifest, name: str) -> None:
+    """Refuse to remove an officer after whom nobody could ask and have it approved; raises `OfficerRefused`."""
+    leaving = find_officer(manifest.officers, name)
+    if len([officer for officer in manifest.officers if officer.removed is None and officer != leaving]) < 2:  # noqa: PLR2004
+        raise OfficerRefused(
+            f"without {name} there are fewer than two officers: `keys officer add` another one first"
+        )
 
 
 def require_backup(manifest: Manifest, backup_id: str) -> None:

@@ -1,5 +1,6 @@
 """Copies of the key store: `backup` for named officers only, each copy registered; `restore` on an empty host."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import msgspec
 import typer
 
 from keys import roots
-from keys.backup import new_backup_id, open_backup, read_header, seal_backup
+from keys.backup import BYTES_MAX, new_backup_id, open_backup, read_header, require_recipients, seal_backup
 from keys.cli.acting import require_backup
 from keys.cli.bench import AsJson, Bench, Config, ask, now, run, tell
 from keys.cli.signing_in import (
@@ -99,6 +100,7 @@ async def _backup(bench: Bench, to: Path, names: list[str]) -> Backup:
         when = now()
         held = tuple(key.number for key in rotation.manifest.of("kek") if key.state is not State.DESTROYED)
         copy = Backup(new_backup_id(), when, tuple(names), held)
+        require_recipients(people)
         # Registered first: a copy that nobody knows of would be worse than one that was never written.
         following = msgspec.structs.replace(rotation.manifest, backups=(*rotation.manifest.backups, copy))
         await rotation.change(following, Act("backup", copy.id), when)
@@ -110,13 +112,19 @@ async def _backup(bench: Bench, to: Path, names: list[str]) -> Backup:
             manifest_version=rotation.manifest.version,
             created=when,
         )
-        write_private(to, sealed, replace=False)
+        try:
+            write_private(to, sealed, replace=False)
+        except KeystoreRefused as refused:
+            line = f"{copy.id} is registered and keeps keys alive until two officers run `keys backup --forget`"
+            raise BackupRefused(f"{refused}; {line}") from None
         return copy
 
 
 def _require_elsewhere(to: Path, bench: Bench) -> None:
     if to.exists():
         raise KeystoreRefused(f"{to} exists already and is never replaced: name another file")
+    if not os.access(to.parent, os.W_OK | os.X_OK):
+        raise KeystoreRefused(f"{to.parent} is no folder in which this user can write: name another place")
     if to.resolve().is_relative_to(bench.keystore.directory.resolve()):
         raise BackupRefused(f"{to} lies in the key store itself: name a place on another medium")
 
@@ -139,7 +147,9 @@ async def _restore(
         return await _catch_up(bench, officer, passphrase_file)
     if officer is None:
         raise BackupRefused("a backup is opened by an officer for whom it was made: name the key file with --officer")
-    files = _open_for(read_private(source), open_officer_key(Path(officer), passphrase(officer, passphrase_file)))
+    files = _open_for(
+        read_private(source, BYTES_MAX), open_officer_key(Path(officer), passphrase(officer, passphrase_file))
+    )
     async with bench.table() as table:
         await table.lock()
         _put_back(bench, files, await table.seen(), older=older)

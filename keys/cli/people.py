@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from keys.cli.acting import with_officer
+from keys.cli.acting import require_two_left, with_officer
 from keys.cli.bench import AsJson, Bench, Config, ask, now, run, tell
 from keys.cli.signing_in import (
     WITHOUT_REASON,
@@ -28,7 +28,6 @@ from keys.officers import (
     OfficerKey,
     acknowledge,
     create_officer_key,
-    find_officer,
     officer_of,
     open_officer_key,
     with_acknowledgement,
@@ -36,7 +35,7 @@ from keys.officers import (
 from keys.passphrase import new_passphrase
 
 FOUNDERS = 2
-"""So many officers are added by whoever holds the root; each one after them takes two officers."""
+"""So many officers are ever added by whoever holds the root; each one after them takes two officers."""
 
 commands = typer.Typer()
 officers = typer.Typer(help="Officers: who may ask for, and approve, what takes two.", no_args_is_help=True)
@@ -68,13 +67,12 @@ def add(
 
     async def work(bench: Bench) -> tuple[Officer, str]:
         async with bench.changing() as rotation:
-            present = [o for o in rotation.manifest.officers if o.removed is None]
             opened = _key_of(key, new_passphrase_file)
             added = officer_of(name, opened, now())
             if acknowledged:
                 added = with_acknowledgement(added, acknowledge(opened, name, now()), now())
             following = with_officer(rotation.manifest, added)
-            if len(present) >= FOUNDERS:
+            if len(rotation.manifest.officers) >= FOUNDERS:  # whoever was removed counts, too
                 signer = sign_in(rotation.manifest, officer, passphrase_file)
                 payload = {"name": name, "verify": added.verify, "receive": added.receive}
                 return added, ask_for(bench, rotation, "add-officer", payload, reason, signer)
@@ -128,7 +126,7 @@ def remove(
 
     async def work(bench: Bench) -> str:
         async with bench.changing() as rotation:
-            find_officer(rotation.manifest.officers, name)
+            require_two_left(rotation.manifest, name)
             signer = sign_in(rotation.manifest, officer, passphrase_file)
             return ask_for(bench, rotation, "remove-officer", {"name": name}, reason, signer)
 

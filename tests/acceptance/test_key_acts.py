@@ -312,8 +312,7 @@ def test_the_key_store_changed_meanwhile(demo: System, waiting: str) -> None:
 def test_nobody_is_waited_for(demo: System, tmp_path: Path) -> None:
     """What would ask a person is refused where there is none, with the option that helps."""
     key = demo.officer("security")[:2]
-    for arguments in (("officer", "acknowledge"), ("officer", "remove", "security2")):
-        assert "with --passphrase-file, or run this at a terminal" in refusal(demo, *arguments, *key)
+    assert "with --passphrase-file, or run this at a terminal" in refusal(demo, "officer", "acknowledge", *key)
     new = ("officer", "add", "cy", "--key", str(tmp_path / "cy.key"))
     assert "with --key-passphrase-file, or run this at a terminal" in refusal(demo, *new)
     assert "needs a person at a terminal" in refusal(demo, "ceremony", "split", "--rehearse")
@@ -343,6 +342,35 @@ async def test_officers_come_and_go(demo: System, key_of: Mapping[str, OfficerKe
     waiting = ask_for_newcomer(demo, key_of["security"])
     assert "is no officer's key here" in refusal(demo, "approve", waiting, *by_third)
     assert "cy was removed" in refusal(demo, "officer", "remove", "cy", *demo.officer("security"))
+
+
+def test_two_officers_stay(demo: System, tmp_path: Path) -> None:
+    """Nobody is removed after whom one officer could add the next one alone, and sign for both."""
+    words, key = tmp_path / "passphrase", tmp_path / "cy.key"
+    write_private(words, new_text().encode(), replace=False)
+    assert refusal(demo, "officer", "remove", "security2", *demo.officer("security")) == (
+        "without security2 there are fewer than two officers: `keys officer add` another one first"
+    )
+    add = ("officer", "add", "cy", "--key", str(key), "--key-passphrase-file", str(words))
+    assert refusal(demo, *add).startswith("this takes an officer: name your key file")
+    assert len(told(demo, "officer", "list")["officers"]) == len(manifest(demo)["officers"])
+
+
+@pytest.mark.parametrize(
+    ("recipients", "place", "line"),
+    [
+        (("security", "security"), "keys.backup", "a key backup names each of its recipients once"),
+        (("secruity",), "keys.backup", "no officer is called secruity: `keys officer list` shows who there is"),
+        (("security",), "nowhere/keys.backup", "is no folder in which this user can write: name another place"),
+        (("security",), ".", "exists already and is never replaced: name another file"),
+    ],
+)
+def test_a_mistyped_backup(demo: System, tmp_path: Path, recipients: tuple[str, ...], place: str, line: str) -> None:
+    """A copy that cannot be written is not registered: it would keep keys alive for nobody."""
+    before = manifest(demo)["version"]
+    names = [word for name in recipients for word in ("--for", name)]
+    assert refusal(demo, "backup", "--to", str(tmp_path / place), *names).endswith(line)
+    assert manifest(demo)["version"] == before
 
 
 async def test_destroyed_by_two(demo: System, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_the_format(sealed: bytes) -> None:
 
 def test_without_a_recipient_there_is_no_backup(now: datetime) -> None:
     """Keys leave the key store sealed to a name, or not at all."""
-    with pytest.raises(BackupRefused, match=r"^a key backup needs a recipient: `--to` names an officer$"):
+    with pytest.raises(BackupRefused, match=r"^a key backup needs a recipient: `--for` names an officer$"):
         seal(FILES, now=now)
 
 

@@ -125,7 +125,7 @@ def test_the_largest_file(file: Path) -> None:
     assert len(read_private(file)) == FILE_BYTES_MAX
     write_private(file, bytes(FILE_BYTES_MAX + 1), replace=True)
 
-    with pytest.raises(KeystoreRefused, match=r"larger than any key file$"):
+    with pytest.raises(KeystoreRefused, match=r"larger than any file of its kind$"):
         read_private(file)
 
 

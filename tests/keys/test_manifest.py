@@ -8,12 +8,14 @@ import pytest
 from keys.errors import (
     ClockBehind,
     KeyRefused,
+    KeystoreRefused,
     ManifestForeign,
     ManifestForged,
     ManifestRefused,
     ManifestRolledBack,
     UnknownKey,
 )
+from keys.files import FILE_BYTES_MAX
 from keys.manifest import (
     SIGNER,
     Act,
@@ -26,6 +28,7 @@ from keys.manifest import (
     require_current,
     sign_manifest,
 )
+from keys.officers import Officer
 from keys.primitives import new_key
 from keys.secret import Secret
 from keys.signing import public_key, sign_note
@@ -71,6 +74,20 @@ def test_one_manifest_has_one_form(manifest: Manifest) -> None:
 
     assert raw == sign_manifest(manifest, SEED)
     assert b'\n "environment": "demo",\n' in raw
+
+
+@pytest.mark.parametrize("subject", ["\udcff", "x" * FILE_BYTES_MAX])
+def test_what_could_not_be_read_back_is_not_signed(manifest: Manifest, subject: str) -> None:
+    """A manifest that no process could read again would be the end of every key in the store."""
+    with pytest.raises(KeystoreRefused, match=r"^nothing was changed: the key store could not be read again"):
+        sign_manifest(msgspec.structs.replace(manifest, act=Act("backup", subject)), SEED)
+
+
+def test_an_entry_that_cannot_be_read_back_is_not_signed(manifest: Manifest, now: datetime) -> None:
+    """What msgspec writes without a look it refuses to read: an officer whose name is none."""
+    nobody = Officer(name="NOT A NAME", verify="0" * 64, receive="0" * 64, added=now)
+    with pytest.raises(KeystoreRefused, match=r"^nothing was changed: the key store could not be read again"):
+        sign_manifest(msgspec.structs.replace(manifest, officers=(nobody,)), SEED)
 
 
 def test_keys_of_a_purpose_by_number(manifest: Manifest) -> None:
