@@ -154,6 +154,7 @@ class Demo:
         await self._step("departments and applications", self._applications)
         await self._step("processor stub", lambda: self._serve("stub"))
         await self._step("api", lambda: self._serve("api"))
+        await self._step("worker", lambda: self._serve("worker"))
         await self._step("ready", self._ready)
         await self._step("a payment through all of it", self._payment)
         self._write_demo_json()
@@ -199,7 +200,10 @@ class Demo:
         for officer in OFFICERS:
             _keep(self.place.officer(officer, "passphrase"))
         credential = _keep(self.place.secret("stub", "processor.credential"))
-        write_private(self.place.secret("api", "processor.credential"), credential.reveal().encode(), replace=True)
+        for process in ("api", "worker"):
+            write_private(
+                self.place.secret(process, "processor.credential"), credential.reveal().encode(), replace=True
+            )
         _keep(self._home / "root" / "passphrase")
 
     async def _database(self) -> str:

@@ -20,13 +20,14 @@ from gateway import log as logs
 from gateway.config import Config
 from gateway.errors import GatewayError, Unavailable
 from gateway.processor.stub import server as stub_server
+from gateway.rules import lifecycle
 from gateway.rules.access import new_api_key
 from gateway.rules.ids import new_id
 from gateway.services.ports import CommitUnknown
 from gateway.services.reseal import Reseal
 from gateway.store.migrate import migrate as run_migrations
 from gateway.web import openapi as openapi_document
-from gateway.wiring import forbid_dumps, reseal_parts, serve_api, stop_signal
+from gateway.wiring import forbid_dumps, reseal_parts, serve_api, serve_worker, stop_signal
 from keys.cli.bench import ask, tell
 from keys.cli.pace import pace
 from keys.database import connection, driver_errors
@@ -63,6 +64,18 @@ def api(config: ConfigFile = None) -> None:
     """
     settings = _config(config)
     asyncio.run(serve_api(settings, ask, logs.configure("api")))
+
+
+@app.command()
+def worker(config: ConfigFile = None) -> None:
+    """Run a worker until it is told to stop: it finds out what became of charges without an answer.
+
+    As many as one likes may run. It holds no card key and sends nothing.
+
+    Example: gateway worker --config /etc/gateway/gateway.toml
+    """
+    settings = _config(config)
+    asyncio.run(serve_worker(settings, logs.configure("worker")))
 
 
 @app.command()
@@ -129,6 +142,15 @@ def openapi() -> None:
     Example: gateway openapi > openapi.json
     """
     typer.echo(msgspec.json.format(msgspec.json.encode(openapi_document.document())).decode())
+
+
+@app.command()
+def states() -> None:
+    """Print the life of charges and refunds as a Mermaid diagram: every state, its meaning, every edge's audit event.
+
+    Example: gateway states > states.mmd
+    """
+    typer.echo(lifecycle.diagram())
 
 
 @applications.command("add")

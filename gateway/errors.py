@@ -7,12 +7,18 @@
     |- AmountRefused           zero, negative, above the application's limit, fee above the amount
     |- CurrencyRefused         not one that is enabled
     |- ServiceUnknown          a service code that the department did not register
-    |- CaptureNotOffered       authorization without capture
     |- NotIdentified           no key, or not a valid one
     |- WrongCertificate        a certificate of another application
     |- NotFound                no such object in this department
     |- TokenUnusable           spent or expired
     |- TokenInUse              a charge of it is unresolved
+    |- ChargeUnresolved        what the processor did with it is not known yet
+    |- ChargeVoided            it was given up, nothing more happens to it
+    |- ChargeCaptured          its money has moved: it can be refunded only
+    |- ChargeNotCaptured       no money has moved that could be given back
+    |- ChargeNotMade           declined or failed: there is nothing to act on
+    |- NothingLeftToRefund     all of it is refunded, or about to be
+    |- RefundTooLarge          more than is left of what was captured
     |- IdempotencyKeyInvalid   missing or malformed
     |- IdempotencyKeyReused    with another payload
     |- RequestInProgress       the first request with this key still runs
@@ -68,12 +74,6 @@ class ServiceUnknown(GatewayError):
     default = "The department has not registered this service code."
 
 
-class CaptureNotOffered(GatewayError):
-    """Authorization without capture is not offered by this release."""
-
-    default = "This release authorizes and captures in one step: leave `capture` out, or true."
-
-
 class NotIdentified(GatewayError):
     """No API key, or none that is valid."""
 
@@ -102,6 +102,48 @@ class TokenInUse(GatewayError):
     """A charge of the token is unresolved."""
 
     default = "A charge of this token is unresolved; try again once it is."
+
+
+class ChargeUnresolved(GatewayError):
+    """What the processor did with the charge is not known yet."""
+
+    default = "It is not known yet what the processor did with this charge; ask for it again in a moment."
+
+
+class ChargeVoided(GatewayError):
+    """The charge was voided."""
+
+    default = "The charge was voided; nothing more can happen to it. Make a new charge."
+
+
+class ChargeCaptured(GatewayError):
+    """The charge was captured, and captured money goes back by refunds only."""
+
+    default = "The charge was captured, and what is captured counts as settled: refund it instead."
+
+
+class ChargeNotCaptured(GatewayError):
+    """The charge is authorized only."""
+
+    default = "The charge is authorized and not captured: there is nothing to refund. Void it instead."
+
+
+class ChargeNotMade(GatewayError):
+    """The charge was declined or failed."""
+
+    default = "The charge was declined or failed; no money was held or moved."
+
+
+class NothingLeftToRefund(GatewayError):
+    """All that was captured is refunded, or in a refund that is not decided yet."""
+
+    default = "Nothing is left to refund: all of it is refunded, or in a refund that is not decided yet."
+
+
+class RefundTooLarge(GatewayError):
+    """More than what is left of what was captured."""
+
+    default = "The refund is larger than what was captured, less refunds made or not decided yet."
 
 
 class IdempotencyKeyInvalid(GatewayError):

@@ -31,7 +31,10 @@ class Metrics:
             registry=self._registry,
         )
         self._charges = Gauge(
-            "gateway_charges", "Charges whose outcome is not known yet.", ["state"], registry=self._registry
+            "gateway_movements",
+            "Movements of money whose outcome is not known yet.",
+            ["state"],
+            registry=self._registry,
         )
         self._connections = Gauge(
             "gateway_pool_connections", "Database connections.", ["state"], registry=self._registry

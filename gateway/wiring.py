@@ -18,7 +18,6 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import SystemClock
 from gateway.config import ApiSection, Config, city_of
-from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 from gateway.processor.client import ProcessorClient, open_session
 from gateway.rules.access import Application
@@ -28,13 +27,16 @@ from gateway.services.callers import Callers
 from gateway.services.charges import Charges
 from gateway.services.keyring import LOOK_EVERY_S, Keyring
 from gateway.services.mint import Mint
-from gateway.services.ports import Unknown
+from gateway.services.movements import Movements
+from gateway.services.points import Points, pass_by
+from gateway.services.recovery import Recovery, Resender
 from gateway.services.refusals import Refusals
 from gateway.services.reseal import Reseal
+from gateway.services.sending import Sender
 from gateway.services.tokens import Tokens
 from gateway.services.vault import Vault
 from gateway.store.database import STATEMENT_TIMEOUT_S, Database
-from gateway.store.postgres import Store
+from gateway.store.ledger import Ledger
 from gateway.store.reseal import ResealStore
 from gateway.web import openapi
 from gateway.web.api import CALLER, Api
@@ -63,25 +65,26 @@ RESEAL_STATEMENT_TIMEOUT_S = 300.0
 class Parts:
     """What the api process is made of."""
 
-    store: Store
+    store: Ledger
     database: Database
     keyring: Keyring
     callers: Callers
+    resender: Resender
     renew_own_keys: Callable[[], Awaitable[None]]
     application: web.Application
 
 
-async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger) -> None:
+async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger, at: Points = pass_by) -> None:
     """Run the api process until SIGTERM or SIGINT; raises `keys.errors.KeysError` when it must not start."""
     forbid_dumps()
     sock = listen(config.api.host, config.api.port, "api.port")
     root = open_root(config.keys.root, ask)
     async with AsyncExitStack() as stack:
-        parts = await stack.enter_async_context(api_parts(config, root))
+        parts = await stack.enter_async_context(api_parts(config, root, at))
         await parts.keyring.look()
         await parts.callers.look()
         metrics = Metrics(
-            parts.store.charges_unresolved, lambda: (parts.database.connections, parts.database.connections_idle)
+            parts.store.unresolved, lambda: (parts.database.connections, parts.database.connections_idle)
         )
         await _start_metrics(stack, metrics, config.metrics.port, log)
         server = SafeServer(
@@ -96,23 +99,21 @@ async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger) -> None
         await server.start()
         stack.push_async_callback(server.stop)
         following = asyncio.create_task(_follow(log, parts.keyring.look, parts.renew_own_keys, parts.callers.look))
-        stack.callback(following.cancel)
+        resending = asyncio.create_task(parts.resender.run())
+        stack.push_async_callback(_end, following, resending)
         log.info("started", port=server.port)
         await stop_signal()
         log.info("stopping")
 
 
 @asynccontextmanager
-async def api_parts(config: Config, root: RootKey) -> AsyncIterator[Parts]:
+async def api_parts(config: Config, root: RootKey, at: Points = pass_by) -> AsyncIterator[Parts]:
     """The parts of the api process, wired; closed on leaving."""
     secrets, clock, city, brands = Path(config.keys.secrets), SystemClock(), city_of(config), Brands.load()
     keystore = open_keystore(config.keys, config.database, config.environment)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(config.database, "api", secrets))
-        credential = read_private_line(secrets / "api" / "processor.credential")
-        ca = Path(config.processor.ca) if config.processor.ca else None
-        session = await stack.enter_async_context(open_session(ca, credential))
-        store, processor = Store(database), ProcessorClient(session, config.processor.url)
+        store, processor = Ledger(database), await stack.enter_async_context(_processor(config, "api"))
         pen = AuditPen("api", read_process_keys(secrets, "api", "audit-mac"))
         keyring = Keyring(keystore, root, store, clock, pen, "api")
         vault = Vault(keyring, store, clock, brands)
@@ -126,25 +127,44 @@ async def api_parts(config: Config, root: RootKey) -> AsyncIterator[Parts]:
         async def identify(authorization: str | None, sans: tuple[str, ...] | None) -> Application:
             return (await callers.register()).identify(authorization, sans)
 
-        async def reach_processor() -> None:
-            if isinstance(await processor.inquire("readiness-probe", 0, "USD"), Unknown):
-                raise Unavailable
-
         health = Health(
             needed={"database": store.manifest_seen, "ring": keyring.ring, "audit": store.require_audit},
-            wished={"processor": reach_processor},
+            wished={"processor": processor.require_reachable},
             clock=clock,
         )
+        sender = Sender(store, vault, processor, pen, clock, at)
         api = Api(
             tokens=Tokens(store, vault, mint, processor, pen, clock, city),
-            charges=Charges(store, vault, mint, processor, pen, clock, city),
+            charges=Charges(store, vault, mint, sender, pen, clock, city, at),
+            movements=Movements(store, sender, pen, clock, at),
             refusals=Refusals(store, pen, clock),
             identify=identify,
             brands=brands,
             health=health,
             openapi=msgspec.json.encode(openapi.document()),
         )
-        yield Parts(store, database, keyring, callers, renew_own_keys, api.application())
+        resender = Resender(store, sender, pen, clock, at)
+        yield Parts(store, database, keyring, callers, resender, renew_own_keys, api.application())
+
+
+async def serve_worker(config: Config, log: FilteringBoundLogger, at: Points = pass_by) -> None:
+    """Run a worker until SIGTERM or SIGINT; raises `keys.errors.KeysError` when it must not start."""
+    forbid_dumps()
+    secrets = Path(config.keys.secrets)
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(config.database, "worker", secrets))
+        processor = await stack.enter_async_context(_processor(config, "worker"))
+        pen = AuditPen("worker", read_process_keys(secrets, "worker", "audit-mac"))
+
+        async def renew_own_keys() -> None:
+            pen.renew(read_process_keys(secrets, "worker", "audit-mac"))
+
+        recovery = Recovery(Ledger(database), processor, pen, SystemClock(), at)
+        work = asyncio.create_task(_follow(log, renew_own_keys)), asyncio.create_task(recovery.run())
+        stack.push_async_callback(_end, *work)
+        log.info("started")
+        await stop_signal()
+        log.info("stopping")
 
 
 @asynccontextmanager
@@ -182,6 +202,22 @@ async def open_database(
         yield database
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def _processor(config: Config, process: str) -> AsyncIterator[ProcessorClient]:
+    """The far side, with this process's own credential."""
+    credential = read_private_line(Path(config.keys.secrets) / process / "processor.credential")
+    ca = Path(config.processor.ca) if config.processor.ca else None
+    async with open_session(ca, credential) as session:
+        yield ProcessorClient(session, config.processor.url)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Stop what runs for ever; what it was in the middle of is found by whoever looks next."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def forbid_dumps() -> None:

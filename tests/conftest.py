@@ -5,9 +5,10 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
-from tests.system import Client, Stub, System, running
+from tests.system import Client, Stub, System, owner, running
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,14 @@ async def stub(system: System) -> AsyncIterator[Stub]:
     await stub.faults()
     yield stub
     await stub.faults()
+
+
+@pytest.fixture
+async def sql(system: System) -> AsyncIterator[asyncpg.Connection]:
+    """The schema's owner."""
+    connection = await owner(system)
+    yield connection
+    await connection.close()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -189,6 +189,16 @@ class Client:
             assert time.monotonic() < deadline, "the service did not come back"
             await asyncio.sleep(0.1)
 
+    async def finally_(self, path: str, body: object, key: str, within_s: float = 30) -> Reply:
+        """The final answer under a key: asked for again while it is not known what the processor did."""
+        deadline = time.monotonic() + within_s
+        while True:
+            reply = await self.insist("POST", path, body, key=key)
+            if reply.status != 202:
+                return reply
+            assert time.monotonic() < deadline, "nobody found out what the processor did"
+            await asyncio.sleep(0.1)
+
 
 class Stub:
     """The processor's side for checks."""

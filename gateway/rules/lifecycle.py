@@ -1,77 +1,242 @@
-"""The life of a charge, as one table. Nothing else may name a next state.
+"""The life of money, as tables. Nothing else may name a next state, a public status or an audit event of it.
 
-Two rules. A state that is final has no edge out of it. A charge whose outcome is not known is *unknown*, which
-is not final and not failed: only what the processor says, or proof that it never heard of it, ends it.
+Money moves in *movements*: a sale, or an authorization and then its capture or void, and any number of refunds.
+Each is sent to the processor under a reference of its own, and all of them live the same short life:
 
-    (intent) -> sending -> captured | declined | rejected
-                   `-----> unknown -> captured | declined
+    (intent) -> sending -> done | refused | failed
+                  |  `---> unknown -> done | refused | failed
+                  |           |
+                  `---------> in_review -> done | refused | failed
 
-`sending` is durable before the first byte leaves. After a crash it means what `unknown` means.
+*Unknown* is not failed: only what the processor says of the reference, or proof that it can never happen any more,
+ends it. `sending` is durable before the first byte leaves, and after a crash means what `unknown` means. What nobody
+can decide is `in_review`, and is still asked for. The last three are final: no edge leaves them.
+
+Where a charge stands is where its latest movement stands, refunds aside (`MEANINGS`). A charge is born with its sale
+or authorization; `FOLLOWS` says what may follow.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
+from typing import Literal
+
+from gateway.errors import (
+    AmountRefused,
+    ChargeCaptured,
+    ChargeNotCaptured,
+    ChargeNotMade,
+    ChargeUnresolved,
+    ChargeVoided,
+    GatewayError,
+    NothingLeftToRefund,
+    RefundTooLarge,
+)
+
+Status = Literal["pending", "authorized", "succeeded", "declined", "failed", "voided", "in_review"]
 
 
-class State(StrEnum):
-    """Where a charge stands."""
+class Kind(StrEnum):
+    """What a movement is."""
+
+    SALE = "sale"
+    AUTHORIZATION = "authorization"
+    CAPTURE = "capture"
+    VOID = "void"
+    REFUND = "refund"
+
+
+class Progress(StrEnum):
+    """Where a movement stands."""
 
     SENDING = "sending"
     UNKNOWN = "unknown"
-    CAPTURED = "captured"
-    DECLINED = "declined"
-    REJECTED = "rejected"
+    IN_REVIEW = "in_review"
+    DONE = "done"
+    REFUSED = "refused"
+    """By the processor or the issuer, definitely."""
+    FAILED = "failed"
+    """It never happened and never will."""
 
 
 class Event(StrEnum):
-    """What can happen to a charge; the value is the audit event of the edge."""
+    """What can happen to a movement."""
 
-    LOST = "charge.unclear"
-    CAPTURE = "charge.captured"
-    DECLINE = "charge.declined"
-    REJECT = "charge.failed"
+    LOST = "lost"
+    PARK = "park"
+    DO = "do"
+    REFUSE = "refuse"
+    FAIL = "fail"
+
+
+OPEN = (Progress.SENDING, Progress.UNKNOWN, Progress.IN_REVIEW)
+"""Not final: what the processor did is not known yet."""
+
+ENDS: Mapping[Event, Progress] = {
+    Event.DO: Progress.DONE,
+    Event.REFUSE: Progress.REFUSED,
+    Event.FAIL: Progress.FAILED,
+}
+
+EDGES: Mapping[tuple[Progress, Event], Progress] = {
+    (Progress.SENDING, Event.LOST): Progress.UNKNOWN,
+    (Progress.SENDING, Event.PARK): Progress.IN_REVIEW,
+    (Progress.UNKNOWN, Event.PARK): Progress.IN_REVIEW,
+    **{(progress, event): end for progress in OPEN for event, end in ENDS.items()},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a state means outside: public status, HTTP status of the answer, and whether it ever changes."""
+    """What a state means outside. A final one never changes again; refunds change nothing of it."""
 
-    status: str
-    http: int
+    status: Status
     final: bool
 
 
-MEANINGS: Mapping[State, Meaning] = {
-    State.SENDING: Meaning("pending", 202, final=False),
-    State.UNKNOWN: Meaning("pending", 202, final=False),
-    State.CAPTURED: Meaning("succeeded", 201, final=True),
-    State.DECLINED: Meaning("declined", 402, final=True),
-    State.REJECTED: Meaning("failed", 502, final=True),
+_IN_DOUBT = {
+    Progress.SENDING: Meaning("pending", final=False),
+    Progress.UNKNOWN: Meaning("pending", final=False),
+    Progress.IN_REVIEW: Meaning("in_review", final=False),
+}
+_AUTHORIZED = Meaning("authorized", final=False)
+
+MEANINGS: Mapping[tuple[Kind, Progress], Meaning] = {
+    **{(kind, progress): _IN_DOUBT[progress] for kind, progress in product(Kind, OPEN)},
+    (Kind.SALE, Progress.DONE): Meaning("succeeded", final=True),
+    (Kind.SALE, Progress.REFUSED): Meaning("declined", final=True),
+    (Kind.SALE, Progress.FAILED): Meaning("failed", final=True),
+    (Kind.AUTHORIZATION, Progress.DONE): _AUTHORIZED,
+    (Kind.AUTHORIZATION, Progress.REFUSED): Meaning("declined", final=True),
+    (Kind.AUTHORIZATION, Progress.FAILED): Meaning("failed", final=True),
+    (Kind.CAPTURE, Progress.DONE): Meaning("succeeded", final=True),
+    (Kind.CAPTURE, Progress.REFUSED): _AUTHORIZED,
+    (Kind.CAPTURE, Progress.FAILED): _AUTHORIZED,
+    (Kind.VOID, Progress.DONE): Meaning("voided", final=True),
+    (Kind.VOID, Progress.REFUSED): _AUTHORIZED,
+    (Kind.VOID, Progress.FAILED): _AUTHORIZED,
+    # Of a refund, which is an object of its own; it knows fewer states than a charge.
+    (Kind.REFUND, Progress.IN_REVIEW): Meaning("pending", final=False),
+    (Kind.REFUND, Progress.DONE): Meaning("succeeded", final=True),
+    (Kind.REFUND, Progress.REFUSED): Meaning("failed", final=True),
+    (Kind.REFUND, Progress.FAILED): Meaning("failed", final=True),
 }
 
-EDGES: Mapping[tuple[State, Event], State] = {
-    (State.SENDING, Event.LOST): State.UNKNOWN,
-    (State.SENDING, Event.CAPTURE): State.CAPTURED,
-    (State.SENDING, Event.DECLINE): State.DECLINED,
-    (State.SENDING, Event.REJECT): State.REJECTED,
-    (State.UNKNOWN, Event.CAPTURE): State.CAPTURED,
-    (State.UNKNOWN, Event.DECLINE): State.DECLINED,
+FOLLOWS: Mapping[Kind, Status] = {
+    Kind.CAPTURE: "authorized",
+    Kind.VOID: "authorized",
+    Kind.REFUND: "succeeded",
 }
+"""In which status of its charge a movement may begin; one at a time, but for refunds."""
+
+_OBSTACLES: Mapping[Status, type[GatewayError]] = {
+    "pending": ChargeUnresolved,
+    "in_review": ChargeUnresolved,
+    "authorized": ChargeNotCaptured,
+    "succeeded": ChargeCaptured,
+    "declined": ChargeNotMade,
+    "failed": ChargeNotMade,
+    "voided": ChargeVoided,
+}
+
+_NAMES: Mapping[Kind, tuple[str, str, str]] = {
+    Kind.SALE: ("charge", "captured", "declined"),
+    Kind.AUTHORIZATION: ("charge", "authorized", "declined"),
+    Kind.CAPTURE: ("capture", "done", "refused"),
+    Kind.VOID: ("void", "done", "refused"),
+    Kind.REFUND: ("refund", "done", "refused"),
+}
+
+AUDIT: Mapping[tuple[Kind, Event], str] = {
+    (kind, event): f"{subject}.{word}"
+    for kind, (subject, done, refused) in _NAMES.items()
+    for event, word in {
+        Event.LOST: "unclear",
+        Event.PARK: "in_review",
+        Event.DO: done,
+        Event.REFUSE: refused,
+        Event.FAIL: "failed",
+    }.items()
+}
+"""The audit event of each edge."""
+
+REQUESTED: Mapping[Kind, str] = {kind: f"{kind}.requested" for kind in FOLLOWS}
+"""The audit event with which a movement that opens no card begins."""
 
 
 class IllegalEvent(Exception):
-    """This cannot happen to a charge in this state; nothing was changed."""
+    """This cannot happen to a movement that stands there; nothing was changed."""
 
 
-def after(state: State, event: Event) -> State:
-    """The state that an event leads to; raises `IllegalEvent`."""
+def after(progress: Progress, event: Event) -> Progress:
+    """Where an event leads to; raises `IllegalEvent`."""
     try:
-        return EDGES[state, event]
+        return EDGES[progress, event]
     except KeyError:
-        raise IllegalEvent(f"{event} cannot happen to a charge that is {state}") from None
+        raise IllegalEvent(f"{event} cannot happen to a movement that is {progress}") from None
 
 
-def sources(event: Event) -> list[State]:
-    """The states in which an event may happen: the WHERE of a compare-and-set."""
-    return [state for state, possible in EDGES if possible is event]
+def sources(event: Event) -> list[Progress]:
+    """Where an event may happen: the WHERE of a compare-and-set."""
+    return [progress for progress, possible in EDGES if possible is event]
+
+
+def require_may_begin(kind: Kind, status: Status) -> None:
+    """Raises what stands in the way of a capture, void or refund of a charge with this status."""
+    if FOLLOWS[kind] != status:
+        raise _OBSTACLES[status]
+
+
+def amount_to_capture(asked_minor: int | None, authorized_minor: int) -> int:
+    """What a capture captures, all of it unless less is asked for; the rest is released. Raises `AmountRefused`."""
+    if asked_minor is None:
+        return authorized_minor
+    if not 1 <= asked_minor <= authorized_minor:
+        raise AmountRefused("Capture at least 1 minor unit and at most what was authorized.", ["/amount"])
+    return asked_minor
+
+
+def amount_to_refund(asked_minor: int | None, left_minor: int) -> int:
+    """What a refund gives back, all that is left unless less is asked for.
+
+    `left_minor` is what was captured and neither refunded nor in a refund that is not decided yet.
+
+    Raises:
+        AmountRefused: zero or less.
+        RefundTooLarge: more than is left.
+        NothingLeftToRefund: nothing is.
+    """
+    if asked_minor is not None and asked_minor < 1:
+        raise AmountRefused("A refund is at least 1 minor unit.", ["/amount"])
+    if left_minor == 0:
+        raise NothingLeftToRefund
+    if asked_minor is None:
+        return left_minor
+    if asked_minor > left_minor:
+        raise RefundTooLarge(pointers=["/amount"])
+    return asked_minor
+
+
+def diagram() -> str:
+    """Both machines as one Mermaid diagram: where a charge and a refund can stand, and what leads where."""
+    lines = ["stateDiagram-v2", "  %% a charge"]
+    lines += [f"  [*] --> {kind}_sending: card.opened, card.received" for kind in (Kind.SALE, Kind.AUTHORIZATION)]
+    lines += [
+        f"  {before}_{progress} --> {kind}_sending: {REQUESTED[kind]}"
+        for kind in (Kind.CAPTURE, Kind.VOID)
+        for (before, progress), meaning in MEANINGS.items()
+        if before is not Kind.REFUND and meaning.status == FOLLOWS[kind]
+    ]
+    for kind in Kind:
+        if kind is Kind.REFUND:
+            lines += ["  %% a refund", f"  [*] --> {kind}_sending: {REQUESTED[kind]}"]
+        lines += [
+            f"  {kind}_{progress} --> {kind}_{following}: {AUDIT[kind, event]}"
+            for (progress, event), following in EDGES.items()
+        ]
+    lines.append("  %% what each means outside")
+    for (kind, progress), meaning in MEANINGS.items():
+        final = ", final" if meaning.final else ""
+        lines.append(f"  {kind}_{progress}: {kind} {progress} ({meaning.status}{final})")
+    return "\n".join(lines)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.rules.lifecycle import MEANINGS
+from gateway.rules.lifecycle import OPEN, Kind, Progress, Status
 from gateway.rules.problems import problem
-from gateway.services.ports import Answer, Charge, Declined, Token
+from gateway.services.ports import Answer, Charge, Declined, Movement, Token
 
 Check = Literal["pass", "fail", "unavailable", "unchecked"]
 
@@ -54,7 +54,7 @@ class ChargeObject(msgspec.Struct, frozen=True):
     department: str
     amount: int
     currency: str
-    status: Literal["pending", "authorized", "succeeded", "declined", "failed", "voided", "in_review"]
+    status: Status
     captured: int
     refunded: int
     reference: str
@@ -62,6 +62,20 @@ class ChargeObject(msgspec.Struct, frozen=True):
     convenience_fee: int
     processor_reference: str
     checks: Checks
+    created: str
+
+
+class RefundObject(msgspec.Struct, frozen=True):
+    """A refund. `amount` is minor units."""
+
+    object: Literal["refund"]
+    id: str
+    charge: str
+    department: str
+    amount: int
+    currency: str
+    status: Literal["pending", "succeeded", "failed", "awaiting_approval"]
+    processor_reference: str
     created: str
 
 
@@ -101,7 +115,7 @@ def charge_object(charge: Charge) -> ChargeObject:
         department=charge.department,
         amount=charge.amount_minor,
         currency=charge.currency,
-        status=MEANINGS[charge.state].status,  # type: ignore[arg-type] # the table's strings
+        status=charge.status,
         captured=charge.captured_minor,
         refunded=charge.refunded_minor,
         reference=charge.reference,
@@ -123,20 +137,57 @@ def verification_declined(outcome: Declined) -> Answer:
     return Answer(402, problem("card-declined", "The issuer refused the card.", decline=_decline(outcome)))
 
 
-def charge_answer(charge: Charge) -> Answer:
-    """The answer to who asked for this charge, by its state."""
-    status = MEANINGS[charge.state].http
+def refund_object(refund: Movement) -> RefundObject:
+    """The public shape of a refund."""
+    return RefundObject(
+        object="refund",
+        id=refund.movement_id,
+        charge=refund.charge_id,
+        department=refund.department,
+        amount=refund.amount_minor,
+        currency=refund.currency,
+        status=refund.status,  # type: ignore[arg-type] # of a refund the table has no other
+        processor_reference=refund.reference,
+        created=_time(refund.created_at),
+    )
+
+
+def movement_answer(charge: Charge, movement: Movement) -> Answer:
+    """The answer to who asked for this movement, by where it stands: 202 as long as nobody knows."""
+    match movement.kind:
+        case Kind.SALE | Kind.AUTHORIZATION:
+            return _first_answer(charge, movement)
+        case Kind.REFUND:
+            shown, location = msgspec.to_builtins(refund_object(movement)), f"/v1/refunds/{movement.movement_id}"
+            return _later_answer(movement, 201, shown, location)
+        case _:
+            shown = msgspec.to_builtins(charge_object(charge))
+            return _later_answer(movement, 200, shown, f"/v1/charges/{charge.charge_id}")
+
+
+def _first_answer(charge: Charge, movement: Movement) -> Answer:
     shown = msgspec.to_builtins(charge_object(charge))
-    if charge.decline_class is not None and charge.decline_code is not None:
-        outcome = Declined(charge.cvc_check, charge.decline_class, charge.decline_code)
-        body = problem("card-declined", "The issuer declined the charge.", charge=shown, decline=_decline(outcome))
-        return Answer(status, body)
-    if status == 502:  # noqa: PLR2004 - Bad Gateway
-        return Answer(
-            status, problem("charge-failed", "Nothing was charged. Try again with a new key.", charge=shown)
-        )
-    location = f"/v1/charges/{charge.charge_id}" if status == 202 else None  # noqa: PLR2004 - Accepted
-    return Answer(status, msgspec.json.encode(shown), location)
+    if movement.progress in OPEN:
+        return Answer(202, msgspec.json.encode(shown), f"/v1/charges/{charge.charge_id}")
+    if movement.progress is Progress.FAILED:
+        return Answer(502, problem("charge-failed", "Nothing was charged. Try again with a new key.", charge=shown))
+    if charge.decline_class is None or charge.decline_code is None:
+        return Answer(201, msgspec.json.encode(shown))
+    outcome = Declined(charge.cvc_check, charge.decline_class, charge.decline_code)
+    declined = problem("card-declined", "The issuer declined the charge.", charge=shown, decline=_decline(outcome))
+    return Answer(402, declined)
+
+
+def _later_answer(movement: Movement, status: int, shown: dict[str, Any], location: str) -> Answer:
+    if movement.progress in OPEN:
+        return Answer(202, msgspec.json.encode(shown), location)
+    if movement.progress is Progress.DONE:
+        return Answer(status, msgspec.json.encode(shown))
+    extra: dict[str, Any] = {shown["object"]: shown}
+    if movement.decline_class is None or movement.decline_code is None:
+        return Answer(502, problem(f"{movement.kind}-failed", "Nothing was changed. Use a new key.", (), **extra))
+    extra["decline"] = {"class": movement.decline_class, "code": movement.decline_code}
+    return Answer(402, problem(f"{movement.kind}-refused", "The processor refused it.", (), **extra))
 
 
 def _decline(outcome: Declined) -> dict[str, Any]:

@@ -4,25 +4,23 @@ A store method is one commit, durable when it returns. It takes what to write an
 it; where an answer is stored in the same commit, it takes the function that renders it. Errors that a store
 lets out: those of `gateway.errors`, `KeysMoved` and `CommitUnknown`.
 
-A processor call has three kinds of outcome, and *unknown* is a type: `Approved` or `Declined` are what the
-processor said about exactly this reference, amount and currency; `NotSent` means that no byte can have left;
-everything else is `Unknown`.
+A processor call has four kinds of outcome, and *unknown* is a type: `Approved` or `Declined` are what the
+processor said about exactly this reference, amount and currency; `Absent` is its word that the reference never was
+and never will be carried out; `NotSent` means that no byte can have left; everything else is `Unknown`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from gateway.rules.card import Card
-from gateway.rules.lifecycle import Event, State
+from gateway.rules.lifecycle import MEANINGS, Event, Kind, Progress, Status
+from gateway.rules.recovery import Offers
 from keys.audit import AuditRow
 from keys.ring import WrappedDek
 from keys.secret import Secret
 from keys.states import Seen
-
-CHARGES_ROUTE = "POST /v1/charges"
-"""The scope of a charge's Idempotency-Key, by which its answer is found again."""
 
 
 class KeysMoved(Exception):
@@ -104,47 +102,143 @@ class NewToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Movement:
+    """A movement of money as stored; of a refund, all that is stored. Amounts are minor units.
+
+    `not_after` is until when a processor that heeds it may carry it out. `epoch` counts who has held it: whoever
+    finds another number has lost it. With a verification code it can never be sent a second time.
+    """
+
+    department: str
+    movement_id: str
+    """`re_…` of a refund, which is shown by it; else `mv_…`."""
+    charge_id: str
+    kind: Kind
+    amount_minor: int
+    currency: str
+    reference: str
+    """The processor's name for it: one for ever, whoever sends it, however often."""
+    charge_reference: str
+    application_id: str
+    route: str
+    idempotency_key: str
+    progress: Progress
+    with_cvc: bool
+    not_after: datetime
+    epoch: int
+    sends: int
+    decline_class: str | None
+    decline_code: str | None
+    created_at: datetime
+    running: bool
+    """Whether its first request may still be at work."""
+
+    @property
+    def status(self) -> Status:
+        """Its public status, if it is a refund."""
+        return MEANINGS[self.kind, self.progress].status
+
+
+@dataclass(frozen=True, slots=True)
 class Charge:
-    """A charge as stored. Amounts are minor units."""
+    """A charge as stored, in minor units; `kind` and `progress` are of its latest movement, refunds aside."""
 
     department: str
     charge_id: str
     application_id: str
     token_id: str
-    idempotency_key: str
     amount_minor: int
     currency: str
     convenience_fee_minor: int
     service: str | None
     reference: str
     processor_reference: str
-    state: State
+    kind: Kind
+    progress: Progress
     captured_minor: int
     refunded_minor: int
+    refunding_minor: int
     cvc_check: str
-    with_cvc: bool
     decline_class: str | None
     decline_code: str | None
     created_at: datetime
-    running: bool
+
+    @property
+    def status(self) -> Status:
+        """Its public status."""
+        return MEANINGS[self.kind, self.progress].status
+
+    @property
+    def left_minor(self) -> int:
+        """What can still be refunded."""
+        return self.captured_minor - self.refunded_minor - self.refunding_minor
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """All that is committed before anything is sent."""
+    """All that is committed before anything is sent for a new charge."""
 
     charge: Charge
+    movement: Movement
     claim: Claim
     new_token: NewToken | None
     details: SealedRecord | None
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A capture, void or refund that is asked for; `amount_minor` None means all that there is."""
+
+    department: str
+    charge_id: str
+    kind: Kind
+    amount_minor: int | None
+    application_id: str
+    movement_id: str
+    reference: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
-    """A committed intent, and the sealed card when it came from a token."""
+    """A committed intent, as it stands. `record` is the sealed card, where one is to be opened."""
 
     charge: Charge
-    record: SealedRecord | None
+    movement: Movement
+    record: SealedRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What is true of a movement now, and the answer to who asked for it; `moved` if this very call made it so."""
+
+    charge: Charge
+    movement: Movement
+    answer: "Answer"
+    moved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An unresolved movement in the hands of a worker, who has taken it `looks` times.
+
+    By the database's clock it was committed to be sent `age_s` seconds ago, and is `overdue_s` seconds beyond its
+    `not_after` (before that, negative). `may_resend`: no code came with it, and its card is there.
+    """
+
+    movement: Movement
+    age_s: float
+    overdue_s: float
+    looks: int
+    may_resend: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """A movement that was marked to be sent again, in the hands of who will; only within `left_s` seconds."""
+
+    begun: Begun
+    left_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +267,20 @@ class Declined:
 
 
 @dataclass(frozen=True, slots=True)
+class Absent:
+    """The reference is void at the processor: nothing was done under it, and nothing ever will be."""
+
+
+@dataclass(frozen=True, slots=True)
 class NotSent:
     """Connecting failed: no byte of the request can have left."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """The processor does not know the reference. Of a request in flight this proves nothing."""
+    """The processor does not know the reference, which proves nothing by itself; it offers this to make sure."""
+
+    offers: Offers
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +290,23 @@ class Unknown:
     reason: str
 
 
-Outcome = Approved | Declined | NotSent | Unknown
-Inquiry = Approved | Declined | NotFound | Unknown
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What a sale or an authorization takes beside its movement. It lives for one call."""
+
+    card: Card
+    name: Secret[str]
+    cvc: Secret[str] | None
+
+    def __repr__(self) -> str:
+        return "Payment(…)"
+
+
+Outcome = Approved | Declined | Absent | NotSent | Unknown
+Inquiry = Approved | Declined | Absent | NotFound | Unknown
+Cancellation = Approved | Declined | Absent | Unknown
+Render = Callable[[Charge, Movement], Answer]
+Said = Approved | Declined | None
 
 
 class Clock(Protocol):
@@ -206,16 +322,17 @@ class Clock(Protocol):
 class Processor(Protocol):
     """The card processor."""
 
-    async def sale(
-        self, reference: str, amount_minor: int, currency: str, card: Card, name: Secret[str], cvc: Secret[str] | None
-    ) -> Outcome:
-        """Authorize and capture in one step."""
+    async def send(self, movement: Movement, payment: Payment | None) -> Outcome:
+        """Ask for a movement; `payment` goes with a sale or an authorization. Twice the same, the same bytes."""
 
-    async def verify(self, reference: str, card: Card, name: Secret[str], cvc: Secret[str]) -> Outcome:
+    async def verify(self, reference: str, payment: Payment) -> Outcome:
         """Verify a card for no amount."""
 
-    async def inquire(self, reference: str, amount_minor: int, currency: str) -> Inquiry:
-        """What became of a sale."""
+    async def inquire(self, movement: Movement) -> Inquiry:
+        """What became of a movement."""
+
+    async def cancel(self, movement: Movement) -> Cancellation:
+        """Make a movement that is not decided void for ever: `Absent`. Else what was decided."""
 
 
 class TokenStore(Protocol):
@@ -252,7 +369,34 @@ class TokenStore(Protocol):
         """Destroy the data key and all that was derived from the card; raises `NotFound` or `TokenInUse`."""
 
 
-class ChargeStore(Protocol):
+class MovementStore(Protocol):
+    """Where the outcome of a movement is written down."""
+
+    async def finish(
+        self,
+        movement: Movement,
+        event: Event,
+        said: Said,
+        render: Callable[[Charge, Movement], Answer],
+        audit: AuditRow,
+    ) -> Finished:
+        """Move it by compare-and-set on its epoch and progress, with journal, charge, token, final answer and audit.
+
+        Where that moves nothing, nothing is written, and what is true is given: the stored answer, if there is one.
+        Raises `Unavailable`, also when the commit was lost: then it may have happened.
+        """
+
+    async def postpone(self, movement: Movement, delay_s: float, *, resend_within_s: float | None = None) -> None:
+        """Give a movement back until then; marked, if it is to be sent again within so many seconds from now.
+
+        Nothing happens where somebody else holds it.
+        """
+
+    async def record(self, audit: AuditRow) -> None:
+        """Write an audit row without another effect."""
+
+
+class ChargeStore(MovementStore, Protocol):
     """Where charges are kept."""
 
     async def claimed(self, department: str, route: str, key: str) -> Claimed | None:
@@ -261,23 +405,35 @@ class ChargeStore(Protocol):
     async def begin_charge(self, intent: Intent, audit: AuditRow) -> Begun | Claimed:
         """Commit claim, intent, token and audit rows together; raises what forbids the charge."""
 
-    async def finish_charge(
-        self,
-        charge: Charge,
-        event: Event,
-        outcome: Approved | Declined | None,
-        render: Callable[[Charge], Answer],
-        audit: AuditRow,
-    ) -> tuple[Charge, Answer]:
-        """Move the charge by compare-and-set and store its final answer; gives what is true, moved or not."""
+    async def begin_movement(self, asked: Asked, claim: Claim, audit: AuditRow) -> Begun | Claimed:
+        """Commit claim, movement and audit row together; raises what forbids it at this moment."""
 
     async def charge(self, department: str, charge_id: str) -> Charge:
         """Raises `gateway.errors.NotFound`."""
+
+    async def movement(self, department: str, movement_id: str) -> tuple[Charge, Movement]:
+        """A movement and its charge; raises `gateway.errors.NotFound`."""
 
     async def charges(
         self, department: str, reference: str | None, limit: int, starting_after: str | None
     ) -> Sequence[Charge]:
         """Newest first."""
+
+    async def departments(self) -> Sequence[str]:
+        """All of them."""
+
+    async def take_marked(self, department: str, audit: Callable[[Movement], AuditRow]) -> Resend | None:
+        """Take one movement that is marked to be sent again, under a new epoch, with the audit row of the opening."""
+
+
+class RecoveryStore(MovementStore, Protocol):
+    """What the worker needs of the database."""
+
+    async def departments(self) -> Sequence[str]:
+        """All of them."""
+
+    async def take(self, department: str, limit: int) -> Sequence[Case]:
+        """Take unresolved movements that nobody holds, each under a new epoch, those that wait longest first."""
 
 
 class KeyStore(Protocol):
@@ -291,116 +447,3 @@ class KeyStore(Protocol):
 
     async def record(self, audit: AuditRow) -> None:
         """Write an audit row without another effect."""
-
-
-# What `reseal` needs of the database.
-
-Cursor = tuple[str, str]
-"""Where a page ended, in the order of its table: the next one begins after it."""
-
-START: Cursor = ("", "")
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Where a page of one department begins, how many rows it may have, and which ids it passes by."""
-
-    department: str
-    after: Cursor
-    rows: int
-    broken: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Resealed:
-    """A record as it stands, and what is to stand there."""
-
-    was: SealedRecord
-    becomes: SealedRecord
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedCard:
-    """A card that only an older version of the index knows, and the record of one of its tokens."""
-
-    fingerprint_id: str
-    known: CardIndex
-    record: SealedRecord
-
-
-@dataclass(frozen=True, slots=True)
-class NewIndex:
-    """A card's row in the active version of the index."""
-
-    fingerprint_id: str
-    index: CardIndex
-
-
-@dataclass(frozen=True, slots=True)
-class CardPart:
-    """The card part of an idempotency row under an older key. `record` is its token's, None where that is gone."""
-
-    route: str
-    key: str
-    part: CardIndex
-    record: SealedRecord | None
-
-
-@dataclass(frozen=True, slots=True)
-class NewPart:
-    """What is to stand in the place of a card part: another one, or none."""
-
-    was: CardPart
-    becomes: CardIndex | None
-
-
-Remake = Callable[[Sequence[SealedRecord]], Awaitable[tuple[Sequence[Resealed], Sequence[AuditRow]]]]
-Reindex = Callable[[Sequence[IndexedCard]], Awaitable[tuple[Sequence[NewIndex], Sequence[AuditRow]]]]
-Renew = Callable[[Sequence[CardPart]], Awaitable[tuple[Sequence[NewPart], Sequence[AuditRow]]]]
-"""What a page becomes, and the audit rows of the same commit."""
-
-
-class ResealStore(KeyStore, Protocol):
-    """Where `reseal` works: page by page, each one commit, of rows that nobody else holds.
-
-    A page gives where it ended, None when there was nothing more; what others hold is passed by. Each raises
-    `KeysMoved` when a key that the page was made with is not active any more, and then nothing of it was done.
-    """
-
-    async def await_writers(self) -> None:
-        """Wait until every transaction has ended that may have used what the mirror allowed before."""
-
-    async def departments(self) -> Sequence[str]:
-        """All of them."""
-
-    async def exposed(self, table: str, department: str, generations: Sequence[int], broken: Sequence[str]) -> int:
-        """How many `tokens` or `charges` have a data key that one of these generations may ever have wrapped."""
-
-    async def exposed_without_record(self, department: str, generations: Sequence[int]) -> int:
-        """How many such data keys belong to no record."""
-
-    async def reseal(self, table: str, stretch: Stretch, generations: Sequence[int], remake: Remake) -> Cursor | None:
-        """One page of them, locked, remade and put back with their data keys."""
-
-    async def not_indexed(self, department: str, older: Sequence[int], newest: int, broken: Sequence[str]) -> int:
-        """How many cards with a living token an older version of the index knows and the newest does not."""
-
-    async def index(
-        self, stretch: Stretch, older: Sequence[int], newest: int, reindex: Reindex
-    ) -> tuple[Cursor | None, Sequence[str]]:
-        """One page of them; gives also the ids of those that the newest knows by another id."""
-
-    async def card_parts(self, department: str, older: Sequence[int], broken: Sequence[str]) -> int:
-        """How many idempotency rows hold a card part under an older key."""
-
-    async def renew_parts(self, stretch: Stretch, older: Sequence[int], renew: Renew) -> Cursor | None:
-        """One page of them; those whose token somebody else holds are passed by."""
-
-    async def forget_strays(self, department: str, older: Sequence[int], rows: int) -> int:
-        """Delete rows of older versions whose card has no living token; gives of how many cards."""
-
-    async def destroyed_indexes(self, department: str) -> int:
-        """How many rows of the index are of a version that is destroyed."""
-
-    async def forget_indexes(self, department: str, rows: int) -> int:
-        """Delete a page of them; gives how many."""

@@ -19,18 +19,16 @@ from typing import TypeVar
 
 from gateway.errors import Unavailable
 from gateway.services.keyring import Keyring
-from gateway.services.ports import (
+from gateway.services.ports import Clock, KeysMoved, SealedRecord
+from gateway.services.resealing import (
     START,
     CardPart,
-    Clock,
     Cursor,
     IndexedCard,
-    KeysMoved,
     NewIndex,
     NewPart,
     Resealed,
     ResealStore,
-    SealedRecord,
     Stretch,
 )
 from gateway.services.vault import CARD, DETAILS, UNREADABLE, Vault

@@ -13,7 +13,7 @@ from gateway.rules.card import require_valid
 from gateway.rules.idempotency import request_digest
 from gateway.rules.ids import new_id
 from gateway.services.answers import token_answer, verification_declined
-from gateway.services.idempotency import earlier_answer
+from gateway.services.idempotency import require_same_card, require_same_request, stored_answer
 from gateway.services.mint import CardGiven, Mint
 from gateway.services.ports import (
     Answer,
@@ -24,6 +24,7 @@ from gateway.services.ports import (
     Clock,
     Declined,
     KeysMoved,
+    Payment,
     Processor,
     Token,
     TokenStore,
@@ -114,7 +115,9 @@ class Tokens:
 
     async def _repeat(self, run: _Run, earlier: Claimed) -> Answer:
         assert run.claim is not None, "internal error: only a claim finds an earlier one"
-        answer = await earlier_answer(self._vault, run.department, run.claim, earlier, run.given.card)
+        require_same_request(run.claim, earlier)
+        await require_same_card(self._vault, run.department, run.given.card, earlier)
+        answer = stored_answer(earlier)
         if answer is not None:
             return answer
         if earlier.running or not await self._store.take_over(run.department, run.claim):
@@ -127,7 +130,9 @@ class Tokens:
         earlier = await self._claim(run, run.row("card.received", Outcome.DONE, "verification"))
         if earlier is not None:
             return await self._repeat(run, earlier)
-        outcome = await self._processor.verify(new_id("vf"), run.given.card, run.given.name, cvc)
+        payment = Payment(run.given.card, run.given.name, cvc)
+        outcome = await self._processor.verify(new_id("vf"), payment)
+        del payment
         if isinstance(outcome, Approved) and outcome.cvc_check == "fail":
             outcome = WRONG_CODE
         if isinstance(outcome, Declined):

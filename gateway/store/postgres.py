@@ -5,26 +5,15 @@ a name never reaches it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
-import asyncpg
-
-from gateway.errors import NotFound, ServiceUnknown, TokenInUse, TokenUnusable, Unavailable
+from gateway.errors import NotFound, TokenInUse, Unavailable
 from gateway.rules.access import Application, Credential
-from gateway.rules.lifecycle import MEANINGS, Event, State, after, sources
 from gateway.services.ports import (
-    CHARGES_ROUTE,
     Answer,
-    Approved,
-    Begun,
     CardIndex,
-    Charge,
     Claim,
     Claimed,
-    CommitUnknown,
-    Declined,
-    Intent,
     KeysMoved,
     NewToken,
     SealedRecord,
@@ -35,7 +24,6 @@ from gateway.store.mirror import Mirror
 from keys.audit import CITY, AuditRow
 from keys.database import Connection
 from keys.queries import load_queries
-from keys.ring import WrappedDek
 
 LEASE = timedelta(seconds=15)
 """How long a request may hold a key or a charge; longer than the processor's deadline, shorter than patience."""
@@ -44,10 +32,6 @@ LEASE = timedelta(seconds=15)
 INDEX_STATES = ("active",)
 OLDER_INDEX_STATES = ("active", "retired", "compromised")
 """In which states a version of the fingerprint key may index a card beside a newer one."""
-
-
-class NothingCommitted(Exception):
-    """A commit whose connection was lost did not happen."""
 
 
 class Store(Mirror):
@@ -80,16 +64,10 @@ class Store(Mirror):
             if not await connection.fetchval(self._sql.may_audit):
                 raise Unavailable
 
-    async def charges_unresolved(self) -> dict[str, int]:
-        """How many charges of all departments are in each state that is not final."""
-        counts = {state.value: 0 for state, meaning in MEANINGS.items() if not meaning.final}
+    async def departments(self) -> Sequence[str]:
+        """All of them; see `ports.ChargeStore`."""
         async with self._database.reading(CITY) as connection:
-            departments = [row["department_id"] for row in await connection.fetch(self._sql.departments)]
-        for department in departments:
-            async with self._database.reading(department) as connection:
-                for row in await connection.fetch(self._sql.charges_unresolved, department):
-                    counts[row["state"]] += row["charges"]
-        return counts
+            return [row["department_id"] for row in await connection.fetch(self._sql.departments)]
 
     # -- idempotency
 
@@ -162,59 +140,6 @@ class Store(Mirror):
             token = await self._token(connection, department, token_id)
             await connection.execute(self._sql.forget_answer, department, token_id, render(token).body)
         return token
-
-    # -- charges
-
-    async def begin_charge(self, intent: Intent, audit: AuditRow) -> Begun | Claimed:
-        """See `ports.ChargeStore`."""
-        try:
-            return await self._begin_charge(intent, audit)
-        except CommitUnknown:
-            try:
-                return await self._begun_after_all(intent)
-            except NothingCommitted:
-                raise Unavailable from None
-            except Unavailable:
-                raise CommitUnknown from None
-
-    async def finish_charge(
-        self,
-        charge: Charge,
-        event: Event,
-        outcome: Approved | Declined | None,
-        render: Callable[[Charge], Answer],
-        audit: AuditRow,
-    ) -> tuple[Charge, Answer]:
-        """See `ports.ChargeStore`."""
-        try:
-            async with self._database.transaction(charge.department) as connection:
-                moved = await self._move(connection, charge, event, outcome)
-                now = await self._charge(connection, charge.department, charge.charge_id)
-                if moved:
-                    if MEANINGS[now.state].final:
-                        await self._answer(
-                            connection, now.department, CHARGES_ROUTE, now.idempotency_key, render(now)
-                        )
-                    await self._audit(connection, audit)
-        except CommitUnknown:
-            raise Unavailable from None
-        return now, render(now)
-
-    async def charge(self, department: str, charge_id: str) -> Charge:
-        """See `ports.ChargeStore`."""
-        async with self._database.reading(department) as connection:
-            return await self._charge(connection, department, charge_id)
-
-    async def charges(
-        self, department: str, reference: str | None, limit: int, starting_after: str | None
-    ) -> Sequence[Charge]:
-        """See `ports.ChargeStore`."""
-        async with self._database.reading(department) as connection:
-            since = None
-            if starting_after is not None:
-                since = (await self._charge(connection, department, starting_after)).created_at
-            rows = await connection.fetch(self._sql.charges, department, reference, since, starting_after, limit)
-        return [_charge(row) for row in rows]
 
     # -- what these are made of, each inside a transaction
 
@@ -308,116 +233,6 @@ class Store(Mirror):
         await connection.execute(self._sql.forget_fingerprint, department, fingerprint_id)
         await connection.execute(self._sql.forget_card_parts, department, token_id)
 
-    async def _begin_charge(self, intent: Intent, audit: AuditRow) -> Begun | Claimed:
-        charge = intent.charge
-        async with self._database.transaction(charge.department) as connection:
-            # The key comes first: who loses it must find it, not the token that its winner has just spent.
-            if earlier := await self._take(connection, charge.department, intent.claim):
-                return earlier
-            await self._require_service(connection, charge)
-            record = None
-            if intent.new_token is None:
-                record = await self._spend(connection, charge)
-            else:
-                await self._insert_token(connection, intent.new_token)
-            if intent.details is not None:
-                await self._insert_dek(connection, charge.department, intent.details)
-            await self._insert_charge(connection, intent)
-            await self._audit(connection, audit)
-        return Begun(charge, record)
-
-    async def _begun_after_all(self, intent: Intent) -> Begun | Claimed:
-        """After a lost commit: what the primary holds under the key decides."""
-        charge = intent.charge
-        async with self._database.transaction(charge.department) as connection:
-            # Taken, not read: that waits for a commit which is still under way, and would be passed by.
-            # Without its card part, which a rotation could refuse before it has waited.
-            earlier = await self._take(connection, charge.department, replace(intent.claim, card_part=None))
-            if earlier is None:
-                raise NothingCommitted  # and so undo the claim just taken
-            if earlier.subject_id != charge.charge_id:
-                return earlier
-            record = None
-            if intent.new_token is None:
-                record = await self._record(connection, charge.department, charge.token_id)
-        return Begun(charge, record)
-
-    async def _require_service(self, connection: Connection, charge: Charge) -> None:
-        if charge.service is None:
-            return
-        if not await connection.fetchval(self._sql.service_exists, charge.department, charge.service):
-            raise ServiceUnknown(pointers=["/service"])
-
-    async def _spend(self, connection: Connection, charge: Charge) -> SealedRecord:
-        """Lock the token, spend it if it is for one use, and give what it seals."""
-        locked = await connection.fetchrow(self._sql.lock_token, charge.department, charge.token_id)
-        if locked is None:
-            raise NotFound(pointers=["/token"])
-        if locked["status"] != "active" or not locked["fresh"]:
-            raise TokenUnusable(pointers=["/token"])
-        if locked["usage"] == "single":
-            await connection.execute(
-                self._sql.set_token_status, charge.department, charge.token_id, "spent", "active"
-            )
-        return await self._record(connection, charge.department, charge.token_id)
-
-    async def _record(self, connection: Connection, department: str, token_id: str) -> SealedRecord:
-        row = await connection.fetchrow(self._sql.sealed_token, department, token_id)
-        assert row is not None, "internal error: the token was locked a moment ago"
-        # A record whose data key is missing cannot be opened; the empty wrap fails as tampering does.
-        return SealedRecord(token_id, row["sealed"], WrappedDek(row["generation"] or 0, row["wrapped"] or b""))
-
-    async def _insert_charge(self, connection: Connection, intent: Intent) -> None:
-        charge = intent.charge
-        await connection.execute(
-            self._sql.insert_charge,
-            charge.department,
-            charge.charge_id,
-            charge.application_id,
-            charge.token_id,
-            charge.idempotency_key,
-            charge.amount_minor,
-            charge.currency,
-            charge.convenience_fee_minor,
-            charge.service,
-            charge.reference,
-            charge.processor_reference,
-            charge.state,
-            charge.cvc_check,
-            charge.with_cvc,
-            charge.created_at,
-            LEASE,
-            intent.details.sealed if intent.details else None,
-        )
-
-    async def _charge(self, connection: Connection, department: str, charge_id: str) -> Charge:
-        row = await connection.fetchrow(self._sql.charge, department, charge_id)
-        if row is None:
-            raise NotFound
-        return _charge(row)
-
-    async def _move(
-        self, connection: Connection, charge: Charge, event: Event, outcome: Approved | Declined | None
-    ) -> bool:
-        target = after(sources(event)[0], event)
-        moved = await connection.fetchval(
-            self._sql.move_charge,
-            charge.department,
-            charge.charge_id,
-            target,
-            charge.amount_minor if target is State.CAPTURED else 0,
-            outcome.cvc_check if outcome else charge.cvc_check,
-            outcome.decline_class if isinstance(outcome, Declined) else None,
-            outcome.decline_code if isinstance(outcome, Declined) else None,
-            sources(event),
-        )
-        if moved and target is State.REJECTED:
-            # Nothing was sent: a token for one use is as good as new.
-            await connection.execute(
-                self._sql.set_token_status, charge.department, charge.token_id, "active", "spent"
-            )
-        return moved is not None
-
 
 TOKEN_FIELDS = (
     "department",
@@ -433,9 +248,3 @@ TOKEN_FIELDS = (
     "created_at",
     "expires_at",
 )
-
-
-def _charge(row: asyncpg.Record) -> Charge:
-    fields = dict(row)
-    fields["state"] = State(fields["state"])
-    return Charge(**fields)

@@ -10,6 +10,10 @@ WHERE k.revoked_at IS NULL AND a.revoked_at IS NULL;
 SELECT request_digest, card_part, card_key_version, subject_id, status, body, lease_until > now() AS running
 FROM gateway.idempotency WHERE department_id = $1 AND route = $2 AND idempotency_key = $3;
 
+-- name: stored_answer
+SELECT status, body FROM gateway.idempotency
+WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NOT NULL;
+
 -- name: claim
 -- Takes the key or waits for whoever is taking it, and then gives no row. Gives none, and waits for nobody, when the
 -- card part's key is not active here.
@@ -104,48 +108,10 @@ AND subject_id IN (SELECT charge_id FROM gateway.charges WHERE department_id = $
 
 -- name: unresolved_of_token
 SELECT EXISTS (SELECT FROM gateway.charges
-               WHERE department_id = $1 AND token_id = $2 AND state IN ('sending', 'unknown'));
-
--- name: service_exists
-SELECT EXISTS (SELECT FROM gateway.services WHERE department_id = $1 AND service = $2);
-
--- name: insert_charge
-INSERT INTO gateway.charges (department_id, charge_id, application_id, token_id, idempotency_key, amount_minor,
-                             currency, convenience_fee_minor, service, reference, processor_reference, state,
-                             cvc_check, with_cvc, created_at, lease_until, sealed)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, now() + $16, $17);
-
--- name: charge
-SELECT department_id AS department, charge_id, application_id, token_id, idempotency_key, amount_minor, currency,
-       convenience_fee_minor, service, reference, processor_reference, state, captured_minor, refunded_minor,
-       cvc_check, with_cvc, decline_class, decline_code, created_at,
-       state = 'sending' AND lease_until > now() AS running
-FROM gateway.charges WHERE department_id = $1 AND charge_id = $2;
-
--- name: charges
--- Newest first, from a place on. Equal times are ordered by id, so that no page loses or repeats a row.
-SELECT department_id AS department, charge_id, application_id, token_id, idempotency_key, amount_minor, currency,
-       convenience_fee_minor, service, reference, processor_reference, state, captured_minor, refunded_minor,
-       cvc_check, with_cvc, decline_class, decline_code, created_at,
-       state = 'sending' AND lease_until > now() AS running
-FROM gateway.charges
-WHERE department_id = $1 AND ($2::text IS NULL OR reference = $2)
-AND ($3::timestamptz IS NULL OR (created_at, charge_id) < ($3, $4))
-ORDER BY created_at DESC, charge_id DESC LIMIT $5;
-
--- name: move_charge
--- Compare and set: only from a state in which the event may happen.
-UPDATE gateway.charges SET state = $3, captured_minor = $4, cvc_check = $5, decline_class = $6, decline_code = $7,
-                           lease_until = now()
-WHERE department_id = $1 AND charge_id = $2 AND state = ANY($8::text[])
-RETURNING charge_id;
+               WHERE department_id = $1 AND token_id = $2 AND progress IN ('sending', 'unknown', 'in_review'));
 
 -- name: departments
 SELECT department_id FROM gateway.departments ORDER BY department_id;
-
--- name: charges_unresolved
-SELECT state, count(*) AS charges FROM gateway.charges
-WHERE department_id = $1 AND state IN ('sending', 'unknown') GROUP BY state;
 
 -- name: may_audit
 SELECT has_table_privilege('audit.events', 'INSERT');

@@ -12,19 +12,17 @@ from contextlib import suppress
 import asyncpg
 
 from gateway.errors import Unavailable
-from gateway.services.ports import (
-    CardIndex,
+from gateway.services.ports import CardIndex, KeysMoved, SealedRecord
+from gateway.services.resealing import (
     CardPart,
     Cursor,
     IndexedCard,
-    KeysMoved,
     NewIndex,
     NewPart,
     Reindex,
     Remake,
     Renew,
     Resealed,
-    SealedRecord,
     Stretch,
 )
 from gateway.store.database import Database

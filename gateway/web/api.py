@@ -13,17 +13,29 @@ from gateway.errors import CardNumberInText, InvalidRequest, NotFound, NotIdenti
 from gateway.rules.access import Application
 from gateway.rules.card import Brands
 from gateway.rules.idempotency import read_key
-from gateway.services.answers import ChargeObject, ListObject, TokenObject, charge_object, token_object
+from gateway.services.answers import (
+    ChargeObject,
+    ListObject,
+    RefundObject,
+    TokenObject,
+    charge_object,
+    refund_object,
+    token_object,
+)
 from gateway.services.charges import Charges
+from gateway.services.movements import MovementRequest, Movements
 from gateway.services.ports import Answer
 from gateway.services.refusals import Refusals
 from gateway.services.tokens import Tokens
-from gateway.web.bodies import ChargeBody, TokenBody, card_given, charge_request, read_body
+from gateway.web.bodies import AmountBody, ChargeBody, TokenBody, VoidBody, card_given, charge_request, read_body
 from gateway.web.health import Health
 from gateway.web.problems import response as problem_response
 from gateway.web.server import REQUEST_ID
 
 CALLER: Final = web.RequestKey("caller", Application)
+
+EMPTY = b"{}"
+"""What an empty body means where nothing has to be said."""
 
 LIST_LIMIT = 10
 LIST_LIMIT_MAX = 100
@@ -76,6 +88,34 @@ ROUTES = (
     ),
     Route("GET", "/v1/charges/{id}", "show_charge", "Show a charge", {200: ChargeObject, 404: None}),
     Route("GET", "/v1/charges", "list_charges", "List charges, newest first", {200: ListObject, 404: None}),
+    Route(
+        "POST",
+        "/v1/charges/{id}/capture",
+        "capture_charge",
+        "Capture what was authorized, once, or a part of it; the rest is released",
+        {200: ChargeObject, 202: ChargeObject, 402: None, 404: None, 409: None, 422: None, 502: None, 503: None},
+        body=AmountBody,
+        key="required",
+    ),
+    Route(
+        "POST",
+        "/v1/charges/{id}/void",
+        "void_charge",
+        "Give an authorization up",
+        {200: ChargeObject, 202: ChargeObject, 402: None, 404: None, 409: None, 422: None, 502: None, 503: None},
+        body=VoidBody,
+        key="required",
+    ),
+    Route(
+        "POST",
+        "/v1/charges/{id}/refunds",
+        "refund_charge",
+        "Give back what was captured, or a part of what is left of it",
+        {201: RefundObject, 202: RefundObject, 402: None, 404: None, 409: None, 422: None, 502: None, 503: None},
+        body=AmountBody,
+        key="required",
+    ),
+    Route("GET", "/v1/refunds/{id}", "show_refund", "Show a refund", {200: RefundObject, 404: None}),
     Route("GET", "/healthz", "healthz", "Whether the process is alive", {200: None}, open=True),
     Route("GET", "/readyz", "readyz", "Whether it can serve", {200: None, 503: None}, open=True),
     Route("GET", "/openapi.json", "openapi", "This document", {200: None}, open=True),
@@ -89,6 +129,7 @@ class Api:
         self,
         tokens: Tokens,
         charges: Charges,
+        movements: Movements,
         refusals: Refusals,
         identify: Callable[[str | None, tuple[str, ...] | None], Awaitable[Application]],
         brands: Brands,
@@ -97,6 +138,7 @@ class Api:
     ) -> None:
         self._tokens = tokens
         self._charges = charges
+        self._movements = movements
         self._refusals = refusals
         self._identify = identify
         self._brands = brands
@@ -157,6 +199,28 @@ class Api:
         data = [charge_object(charge) for charge in found[:limit]]
         return _json(ListObject("list", data, has_more=len(found) > limit))
 
+    async def capture_charge(self, request: web.Request) -> web.Response:
+        """`POST /v1/charges/{id}/capture`."""
+        key, body = self._key(request), read_body(await request.read() or EMPTY, AmountBody)
+        asked = _asked(request, body.amount_minor)
+        return _answer(await self._movements.capture(request[CALLER], asked, key))
+
+    async def void_charge(self, request: web.Request) -> web.Response:
+        """`POST /v1/charges/{id}/void`."""
+        key = self._key(request)
+        read_body(await request.read() or EMPTY, VoidBody)
+        return _answer(await self._movements.void(request[CALLER], _asked(request, None), key))
+
+    async def refund_charge(self, request: web.Request) -> web.Response:
+        """`POST /v1/charges/{id}/refunds`."""
+        key, body = self._key(request), read_body(await request.read() or EMPTY, AmountBody)
+        asked = _asked(request, body.amount_minor)
+        return _answer(await self._movements.refund(request[CALLER], asked, key))
+
+    async def show_refund(self, request: web.Request) -> web.Response:
+        """`GET /v1/refunds/{id}`."""
+        return _json(refund_object(await self._movements.show_refund(request[CALLER], request.match_info["id"])))
+
     async def healthz(self, _request: web.Request) -> web.Response:
         """`GET /healthz`."""
         return _json({"status": "ok"})
@@ -211,6 +275,10 @@ def _certificate_sans(request: web.Request) -> tuple[str, ...] | None:
     if not certificate:
         return None
     return tuple(value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI")
+
+
+def _asked(request: web.Request, amount_minor: int | None) -> MovementRequest:
+    return MovementRequest(request.match_info["id"], amount_minor, request[REQUEST_ID])
 
 
 def _answer(answer: Answer) -> web.Response:

@@ -85,6 +85,21 @@ class ChargeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "ChargeBody(…)"
 
 
+class AmountBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/charges/{id}/capture` and `/refunds`. `amount` in minor units; without it all that there is."""
+
+    amount: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def amount_minor(self) -> int | None:
+        """What is asked for, None for all."""
+        return None if self.amount is msgspec.UNSET else self.amount
+
+
+class VoidBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/charges/{id}/void`: nothing is asked."""
+
+
 B = TypeVar("B", bound=msgspec.Struct)
 
 

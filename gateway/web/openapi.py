@@ -52,7 +52,8 @@ def _operation(route: Route) -> dict[str, Any]:
     }
     if route.body is not None:
         schema = {"$ref": REF.format(name=route.body.__name__)}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        needed = any(field.required for field in msgspec.structs.fields(route.body))
+        operation["requestBody"] = {"required": needed, "content": {"application/json": {"schema": schema}}}
     return operation
 
 
@@ -99,6 +100,7 @@ def _problem_schema() -> dict[str, Any]:
                 "items": {"type": "object", "properties": {"pointer": {"type": "string"}}},
             },
             "charge": {"$ref": REF.format(name="ChargeObject")},
+            "refund": {"$ref": REF.format(name="RefundObject")},
             "decline": {
                 "type": "object",
                 "properties": {"class": {"type": "string"}, "code": {"type": "string"}},

@@ -316,7 +316,43 @@ def test_nobody_is_waited_for(demo: System, tmp_path: Path) -> None:
     new = ("officer", "add", "cy", "--key", str(tmp_path / "cy.key"))
     assert "with --key-passphrase-file, or run this at a terminal" in refusal(demo, *new)
     assert "needs a person at a terminal" in refusal(demo, "ceremony", "split", "--rehearse")
+    assert "passphrase of" in refusal(demo, *new, *demo.officer("security"))
     assert not (tmp_path / "cy.key").exists()
+
+
+def test_a_name_that_cannot_be_added(demo: System, tmp_path: Path) -> None:
+    """It is refused before a key file is made, which would stay."""
+    key = (
+        "--key",
+        str(tmp_path / "cy.key"),
+        "--key-passphrase-file",
+        demo.demo["officers"]["security"]["passphrase_file"],
+    )
+    by = demo.officer("security")
+    assert refusal(demo, "officer", "add", "security2", *key, *by) == "security2 is an officer already"
+    assert refusal(demo, "officer", "add", "CY", *key, *by).startswith("an officer's name has 2 to 31 of a-z")
+    assert "this takes an officer" in refusal(demo, "officer", "add", "cy", *key)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_requests(demo: System, waiting: str) -> None:
+    """An empty one and an unreadable one hide no good request; each is named, and so is what became void."""
+    folder = demo.home / "keystore" / "acts"
+    bad = [f"act_{digit * 32}" for digit in "01"]
+    for name, mode in zip(bad, (0o600, 0o644), strict=True):
+        (folder / f"{name}.request").touch(mode)
+        (folder / f"{name}.request").chmod(mode)
+    try:
+        ran = run(["approve", "--json"], demo.plain)
+        assert waiting in {asked["id"] for asked in json.loads(ran.output)["waiting"]}
+        assert all(f"{name} is void: " in ran.errors for name in bad)
+        told(demo, "officer", "acknowledge", *demo.officer("security2"))
+        ran = run(["approve", "--json"], demo.plain)
+        assert json.loads(ran.output)["waiting"] == []
+        assert f"{waiting} is void: the key store changed since" in ran.errors
+    finally:
+        for name in bad:
+            (folder / f"{name}.request").unlink()
 
 
 # --- done ---
@@ -361,8 +397,8 @@ def test_two_officers_stay(demo: System, tmp_path: Path) -> None:
     [
         (("security", "security"), "keys.backup", "a key backup names each of its recipients once"),
         (("secruity",), "keys.backup", "no officer is called secruity: `keys officer list` shows who there is"),
-        (("security",), "nowhere/keys.backup", "is no folder in which this user can write: name another place"),
-        (("security",), ".", "exists already and is never replaced: name another file"),
+        (("security",), "nowhere/keys.backup", "nowhere is no folder: is the medium there?"),
+        (("security",), ".", "exists already and is never replaced: move it away first"),
     ],
 )
 def test_a_mistyped_backup(demo: System, tmp_path: Path, recipients: tuple[str, ...], place: str, line: str) -> None:
@@ -411,6 +447,8 @@ async def forgotten_and_destroyed(demo: System, generation: int, backup: str) ->
     store = demo.home / "keystore"
     wrapped = (store / "root-1" / key).read_bytes()
     asked = told(demo, "destroy", str(generation), "--reason", "monthly", *by, **NO_WINDOW)["act"]
+    (shown,) = (one for one in told(demo, "approve")["waiting"] if one["id"] == asked)
+    assert shown["payload"]["recovery_days"] == 0
     late = run(["approve", asked, *demo.officer("security2")], demo.plain)
     assert (late.code, late.output) == (1, "")
     assert "may be needed to restore a database backup until 20" in late.errors.splitlines()[-1]
@@ -421,6 +459,18 @@ async def forgotten_and_destroyed(demo: System, generation: int, backup: str) ->
     assert {path.suffix for path in store.glob(f"acts/{asked}.*")} == {".request", ".approval", ".done"}
     twice = refusal(demo, "destroy", str(generation), *by, **NO_WINDOW)
     assert twice == f"generation {generation} is destroyed: it cannot become destroyed"
+
+
+def test_who_approves_does_not_shorten_the_window(demo: System, key_of: Mapping[str, OfficerKey]) -> None:
+    """The days that the first officer signed hold, whatever the second one's configuration says."""
+    number = told(demo, "status")["active"]
+    told(demo, "rotate")
+    told(demo, "rewrap")
+    for days in (35, 0):
+        payload = {"purpose": "kek", "number": number, "despite_backups": 0, "recovery_days": days}
+        asked = ask_for_newcomer(demo, key_of["security"], act="destroy", payload=payload)
+        ran = run(["approve", asked, *demo.officer("security2"), "--json"], demo.plain | NO_WINDOW)
+        assert ("may be needed to restore a database backup" in ran.errors, ran.code) == (days == 35, int(days == 35))
 
 
 async def dry_run_changes_nothing(demo: System, *arguments: str) -> None:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.cards import PUBLISHED, TRIGGERS, canary
@@ -170,7 +171,7 @@ async def test_keys_are_a_department_s_own(parks: Client, utilities: Client) -> 
 async def test_validation_failure_stores_nothing_under_the_key(parks: Client) -> None:
     """A refused request leaves its key free for a right one."""
     token, key = await tokenized(parks), new_key()
-    for refused in ({"amount": 0}, {"amount": -5}, {"currency": "EUR"}, {"service": "no such"}, {"capture": False}):
+    for refused in ({"amount": 0}, {"amount": -5}, {"currency": "EUR"}, {"service": "no such"}):
         reply = await parks.call("POST", "/v1/charges", charge_body(token=token) | refused, key=key)
         assert reply.status == 422, reply.body
     assert (await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)).status == 201
@@ -185,7 +186,7 @@ async def test_lost_reply_is_pending_and_then_the_truth(parks: Client, stub: Stu
     assert unclear.status == 202
     assert unclear.json["status"] == "pending"
     assert unclear.headers["Location"] == f"/v1/charges/{unclear.json['id']}"
-    again = await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)
+    again = await parks.finally_("/v1/charges", charge_body(token=token), key)
     assert (again.status, again.json["status"]) == (201, "succeeded")
     shown = await parks.call("GET", unclear.headers["Location"])
     assert shown.json == again.json
@@ -199,23 +200,28 @@ async def test_lost_decline_is_found_by_asking(parks: Client, stub: Stub) -> Non
     token, key = await tokenized(parks, "4000000000000002"), new_key()
     await stub.faults(lost_reply=1)
     unclear = await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)
+    again = await parks.finally_("/v1/charges", charge_body(token=token), key)
     shown = await parks.call("GET", unclear.headers["Location"])
-    again = await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)
 
     assert (unclear.status, shown.json["status"], again.status) == (202, "declined", 402)
 
 
-async def test_lost_request_stays_pending(parks: Client, stub: Stub) -> None:
-    """That the processor does not know a reference proves nothing: the charge stays pending, its token unerased."""
+async def test_lost_request_is_pending_and_sent_again(parks: Client, stub: Stub, sql: asyncpg.Connection) -> None:
+    """That the processor does not know a reference proves nothing: pending, until it was sent again."""
     token, key = await tokenized(parks), new_key()
     await stub.faults(lost_request=1)
     unclear = await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)
-    await stub.faults()
     again = await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)
     erased = await parks.call("DELETE", f"/v1/tokens/{token}")
+    await stub.faults()
+    final = await parks.finally_("/v1/charges", charge_body(token=token), key)
 
     assert (unclear.status, again.status) == (202, 202)
     assert (erased.status, erased.problem) == (409, "token-in-use")
+    assert (final.status, final.json["status"]) == (201, "succeeded")
+    assert (await stub.charges())[final.json["processor_reference"]]["effects"] == 1
+    opened = "SELECT count(*) FROM audit.events WHERE event = 'card.opened' AND subject = $1"
+    assert await sql.fetchval(opened, final.json["id"]) >= 2
 
 
 @pytest.mark.parametrize("fault", ["error_before", "error_after", "truncated", "wrong_echo"])
@@ -225,10 +231,11 @@ async def test_unclear_answers_are_never_believed(parks: Client, stub: Stub, fau
     await stub.faults(**{fault: 1})
     unclear = await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)
     await stub.faults()
-    again = await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)
+    final = await parks.finally_("/v1/charges", charge_body(token=token), key)
 
     assert unclear.status == 202
-    assert again.status == (202 if fault == "error_before" else 201)
+    assert final.status == 201
+    assert (await stub.charges())[final.json["processor_reference"]]["effects"] == 1
 
 
 async def test_refused_connection_is_final_and_frees_the_token(parks: Client, stub: Stub) -> None:
@@ -256,7 +263,7 @@ async def test_slow_processor_is_answered_within_ten_seconds(parks: Client, stub
 
     assert unclear.status == 202
     assert took_s < 10
-    assert (await parks.call("GET", unclear.headers["Location"])).json["status"] == "succeeded"
+    assert (await parks.finally_("/v1/charges", charge_body(token=token), key)).json["status"] == "succeeded"
 
 
 async def test_verification_with_code(parks: Client, stub: Stub) -> None:
@@ -445,7 +452,7 @@ async def test_metrics_tell_of_routes_and_charges(system: System, parks: Client)
 
     for line in (
         'route="POST /v1/tokens",status="201"',
-        'gateway_charges{state="unknown"}',
+        'gateway_movements{state="unknown"}',
         "gateway_pool_connections",
     ):
         assert line in text

@@ -5,7 +5,6 @@ import hmac
 import itertools
 import os
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -17,19 +16,11 @@ from keys.errors import BrokenSeal
 from keys.process_keys import read_process_keys
 from tests.acceptance.test_main_job import charge_body, charged, new_key, token_body, tokenized
 from tests.cards import TRIGGERS, canary
-from tests.system import Client, System, connect_as, owner
+from tests.system import Client, System, connect_as
 
 pytestmark = pytest.mark.server
 
 DENIED = asyncpg.InsufficientPrivilegeError
-
-
-@pytest.fixture
-async def sql(system: System) -> AsyncIterator[asyncpg.Connection]:
-    """The schema's owner."""
-    connection = await owner(system)
-    yield connection
-    await connection.close()
 
 
 async def refused(client: Client, token: str) -> None:
@@ -207,19 +198,71 @@ async def test_keys_role_reads_no_sealed_byte(system: System, parks: Client) -> 
 
 async def test_processes_to_come_can_reach_nothing_yet(system: System) -> None:
     """Roles of processes that do not exist yet have no table."""
-    for process in ("admin", "worker"):
+    connection = await connect_as(system, "admin")
+    try:
+        for table in ("tokens", "deks", "charges", "movements", "journal", "idempotency", "api_keys"):
+            with pytest.raises(DENIED):
+                await connection.execute(f"SELECT 1 FROM gateway.{table}")
+    finally:
+        await connection.close()
+
+
+WORKER_MAY_NOT = (
+    "SELECT sealed FROM gateway.tokens",
+    "SELECT sealed FROM gateway.charges",
+    "SELECT last4 FROM gateway.tokens",
+    "SELECT card_part FROM gateway.idempotency",
+    "SELECT 1 FROM gateway.deks",
+    "SELECT 1 FROM gateway.fingerprints",
+    "SELECT 1 FROM gateway.api_keys",
+    "SELECT 1 FROM audit.events",
+    "INSERT INTO gateway.movements (department_id) VALUES ('parks')",
+    "INSERT INTO gateway.charges (department_id) VALUES ('parks')",
+    "DELETE FROM gateway.movements",
+    "UPDATE gateway.movements SET amount_minor = 1",
+    "UPDATE gateway.movements SET reference = 'pr_x'",
+    "UPDATE gateway.charges SET amount_minor = 1",
+    "UPDATE gateway.journal SET amount_minor = 1",
+    "DELETE FROM gateway.journal",
+    "UPDATE gateway.idempotency SET request_digest = ''",
+)
+
+
+async def test_worker_role_moves_what_is_unresolved_and_nothing_else(system: System, parks: Client) -> None:
+    """The worker's role sees no sealed byte, card or key, one department at a time, and nothing final moves."""
+    await charged(parks, await tokenized(parks))
+    connection = await connect_as(system, "worker")
+    try:
+        assert await connection.fetchval("SELECT count(*) FROM gateway.movements") == 0
+        await connection.execute("SET gateway.department = 'parks'")
+        assert await connection.fetchval("SELECT count(*) FROM gateway.movements WHERE progress = 'done'") > 0
+        for statement in WORKER_MAY_NOT:
+            with pytest.raises(DENIED):
+                await connection.execute(statement)
+        final = "UPDATE gateway.movements SET progress = 'sending', decline_code = NULL WHERE progress = 'done'"
+        assert await connection.execute(final) == "UPDATE 0"
+    finally:
+        await connection.close()
+
+
+async def test_the_journal_only_grows(system: System, parks: Client, sql: asyncpg.Connection) -> None:
+    """No process may change or remove an entry, and an entry of an account to itself is none."""
+    await charged(parks, await tokenized(parks))
+    for process in ("api", "worker", "admin", "reseal", "keys"):
         connection = await connect_as(system, process)
         try:
-            for table in ("tokens", "deks", "charges", "idempotency", "api_keys"):
+            for statement in ("UPDATE gateway.journal SET amount_minor = 1", "DELETE FROM gateway.journal"):
                 with pytest.raises(DENIED):
-                    await connection.execute(f"SELECT 1 FROM gateway.{table}")
+                    await connection.execute(statement)
         finally:
             await connection.close()
+    with pytest.raises(asyncpg.CheckViolationError):
+        await sql.execute("UPDATE gateway.journal SET credit = debit")
 
 
 RESEAL_MAY_NOT_READ = {
     "tokens": ("application_id", "status", "brand", "last4", "expires_at", "has_record"),
-    "charges": ("amount_minor", "reference", "state", "idempotency_key", "processor_reference", "captured_minor"),
+    "charges": ("amount_minor", "reference", "progress", "processor_reference", "captured_minor"),
     "idempotency": ("request_digest", "status", "body", "created_at"),
     "applications": ("name",),
     "api_keys": ("digest",),
@@ -236,7 +279,7 @@ RESEAL_MAY_NOT_DO = (
     "DELETE FROM gateway.idempotency",
     "UPDATE gateway.tokens SET status = 'active'",
     "UPDATE gateway.tokens SET fingerprint_id = 'fp_x'",
-    "UPDATE gateway.charges SET state = 'captured'",
+    "UPDATE gateway.charges SET progress = 'done'",
     "UPDATE gateway.charges SET amount_minor = 1",
     "UPDATE gateway.deks SET record_id = 'tok_x'",
     "UPDATE gateway.fingerprints SET fingerprint_id = 'fp_x'",
@@ -299,7 +342,7 @@ async def test_every_effect_has_its_audit_row(system: System, parks: Client, sql
 
     pens = {
         process: AuditPen(process, read_process_keys(system.home / "secrets", process, "audit-mac"))
-        for process in ("api", "keys")
+        for process in ("api", "keys", "worker")
     }
     for row in rows:
         told = AuditEvent(
@@ -345,11 +388,11 @@ async def test_outcome_that_cannot_be_stored_is_pending(
         unclear = await parks.call("POST", "/v1/charges", charge_body(token=token), key=key)
     finally:
         await sql.execute(
-            "GRANT UPDATE (state, captured_minor, refunded_minor, cvc_check, decline_class, decline_code,"
-            " lease_until) ON gateway.charges TO gateway_api"
+            "GRANT UPDATE (kind, progress, captured_minor, refunded_minor, refunding_minor, cvc_check, decline_class,"
+            " decline_code) ON gateway.charges TO gateway_api"
         )
     assert (unclear.status, unclear.json["status"]) == (202, "pending")
-    assert (await parks.insist("POST", "/v1/charges", charge_body(token=token), key=key)).status == 201
+    assert (await parks.finally_("/v1/charges", charge_body(token=token), key)).status == 201
 
 
 async def test_expired_token_is_unusable(system: System, parks: Client, sql: asyncpg.Connection) -> None:
@@ -392,7 +435,7 @@ async def test_money_and_states_are_constrained(system: System, parks: Client, s
     charge = await charged(parks, await tokenized(parks))
     for change in (
         "amount_minor = -1",
-        "state = 'paid'",
+        "progress = 'paid'",
         "captured_minor = amount_minor + 1",
         "refunded_minor = 999999",
     ):

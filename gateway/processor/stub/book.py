@@ -4,6 +4,9 @@ WAL with `synchronous=FULL` syncs each commit to disk, so an answer survives `ki
 is one short statement or two, on the event loop's own thread on purpose: a thread pool would only add a race
 between looking a reference up and writing it. For the same reason the file is locked for this process alone.
 
+There is a row for each reference, and none for a charge: where a charge stands is always worked out from its
+movements, so that no two of our own figures can disagree.
+
 No card number, name, expiry or verification code has a column here, nor a type that could carry one in.
 """
 
@@ -15,61 +18,92 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.processor.stub.protocol import Answer, Checks, Decision, Decline, Kind
+from gateway.processor.stub.judgement import Charge, Movement, Standing
+from gateway.processor.stub.protocol import Answer, Checks, Decline, Kind, Status
 
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS entries (
-    reference TEXT PRIMARY KEY,
-    kind TEXT NOT NULL,
-    amount INTEGER NOT NULL,
-    currency TEXT NOT NULL,
-    status TEXT NOT NULL,
-    decline_class TEXT,
-    decline_code TEXT,
-    cvc TEXT NOT NULL,
-    last4 TEXT NOT NULL,
-    effects INTEGER NOT NULL,
-    refunded INTEGER NOT NULL,
-    created REAL NOT NULL,
-    applied REAL NOT NULL
+SCHEMA: Final = (
+    """
+    CREATE TABLE IF NOT EXISTS movements (
+        reference TEXT PRIMARY KEY,
+        kind TEXT NOT NULL,
+        charge TEXT NOT NULL,
+        amount INTEGER NOT NULL,
+        currency TEXT NOT NULL,
+        status TEXT NOT NULL,
+        decline_class TEXT,
+        decline_code TEXT,
+        cvc TEXT NOT NULL,
+        last4 TEXT NOT NULL,
+        effects INTEGER NOT NULL,
+        created REAL NOT NULL,
+        applied REAL NOT NULL
+    )
+    """,
+    "CREATE INDEX IF NOT EXISTS movements_of_charge ON movements (charge)",
+    """
+    CREATE TABLE IF NOT EXISTS tombstones (
+        reference TEXT PRIMARY KEY,
+        charge TEXT,
+        created REAL NOT NULL
+    )
+    """,
 )
+# A file of the time when there were sales and verifications only, each in one row of `entries`.
+IS_OLD: Final = "SELECT 1 FROM sqlite_master WHERE name = 'entries'"
+TAKE_OVER: Final = """
+INSERT INTO movements
+SELECT reference, kind, reference, amount, currency, status, decline_class, decline_code, cvc, last4, effects,
+    created, applied
+FROM entries WHERE true ORDER BY rowid
+ON CONFLICT (reference) DO NOTHING
 """
-FIND: Final = "SELECT * FROM entries WHERE reference = ?"
-LIST: Final = "SELECT * FROM entries WHERE kind = ? ORDER BY rowid"
-# A reference past its window is applied as if it were new; only its effects add up.
-APPLY: Final = """
-INSERT INTO entries VALUES (
-    :reference, :kind, :amount, :currency, :status, :decline_class, :decline_code, :cvc, :last4,
-    :effects, 0, :now, :now
+FIND: Final = "SELECT * FROM movements WHERE reference = ?"
+LIST: Final = "SELECT * FROM movements WHERE (kind = 'verify') = ? ORDER BY rowid"
+# A reference that comes again is carried out as if it were new; only its effects add up.
+WRITE: Final = """
+INSERT INTO movements VALUES (
+    :reference, :kind, :charge, :amount, :currency, :status, :decline_class, :decline_code, :cvc, :last4,
+    :effects, :now, :now
 )
 ON CONFLICT (reference) DO UPDATE SET
     status = excluded.status, decline_class = excluded.decline_class, decline_code = excluded.decline_code,
     cvc = excluded.cvc, last4 = excluded.last4, effects = effects + excluded.effects,
     applied = excluded.applied
 """
-
-
-class ReferenceConflictError(Exception):
-    """The reference stands for another amount, currency or kind already."""
+BURY: Final = "INSERT INTO tombstones VALUES (?, ?, ?) ON CONFLICT (reference) DO NOTHING"
+IS_VOID: Final = "SELECT 1 FROM tombstones WHERE reference = ?"
+TOMBSTONES: Final = "SELECT * FROM tombstones ORDER BY rowid"
+CHARGES: Final = """
+SELECT head.*,
+    sum(tail.effects) FILTER (WHERE tail.kind = 'capture') AS captures,
+    max(tail.amount) FILTER (WHERE tail.kind = 'capture' AND tail.effects > 0) AS captured,
+    sum(tail.effects) FILTER (WHERE tail.kind = 'void') AS voids,
+    sum(tail.amount * tail.effects) FILTER (WHERE tail.kind = 'refund') AS refunded
+FROM movements AS head
+LEFT JOIN movements AS tail ON tail.charge = head.reference AND tail.kind IN ('capture', 'void', 'refund')
+WHERE head.kind IN ('sale', 'authorization'){} GROUP BY head.reference ORDER BY head.rowid
+"""
+ALL_CHARGES: Final = CHARGES.format("")
+ONE_CHARGE: Final = CHARGES.format(" AND head.reference = ?")
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One row of the truth, as `control` shows it: minor units, UTC; `effects` is how often money moved.
+    """One movement as it stands: minor units, UTC; `effects` is how often it was carried out, with success.
 
     `status` and what follows it are the last answer's. `applied` is when that was decided, `created` when the
-    reference was first seen: they differ only when it came again after the dedupe window.
+    reference was first seen: they differ only when it came again.
     """
 
     reference: str
     kind: Kind
+    charge: str
     amount: int
     currency: str
-    status: str
+    status: Status
     decline: Decline | None
     checks: Checks
     last4: str
     effects: int
-    refunded: int
     created: datetime
     applied: datetime
 
@@ -78,11 +112,19 @@ class Entry(msgspec.Struct, frozen=True):
         return msgspec.convert(self, Answer, from_attributes=True)
 
 
+class Tombstone(msgspec.Struct, frozen=True):
+    """A reference that was made void, and of which charge, if that was told."""
+
+    reference: str
+    charge: str | None
+    created: datetime
+
+
 class Book:
-    """Decisions by reference. `clock` gives seconds since 1970, for the book outlives its process."""
+    """Movements by reference. `clock` gives seconds since 1970, for the book outlives its process."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        """Open or create the file, readable by its owner alone.
+        """Open or create the file, readable by its owner alone; an older one is taken over, and stays readable.
 
         Raises:
             sqlite3.OperationalError: it cannot be opened, or another process holds it.
@@ -95,27 +137,45 @@ class Book:
             "PRAGMA locking_mode = EXCLUSIVE",
             "PRAGMA journal_mode = WAL",
             "PRAGMA synchronous = FULL",
-            SCHEMA,
+            *SCHEMA,
         ):
             self._db.execute(statement)
+        if self._db.execute(IS_OLD).fetchone():
+            self._db.execute(TAKE_OVER)
 
     def close(self) -> None:
         """Fold the log into the file and let go of it."""
         self._db.close()
 
-    def apply(self, decision: Decision, dedupe_window_s: float) -> Entry:
-        """Carry a decision out once, and have it on disk: within the window, the first one stands.
+    def write(self, movement: Movement, status: Status, decline: Decline | None, effects: int) -> Answer:
+        """Have it on disk that a movement was carried out, or declined, now."""
+        verdict = movement.verdict
+        self._db.execute(
+            WRITE,
+            {
+                "reference": movement.reference,
+                "kind": movement.kind,
+                "charge": movement.charge,
+                "amount": movement.amount,
+                "currency": movement.currency,
+                "status": status,
+                "decline_class": decline.category if decline else None,
+                "decline_code": decline.code if decline else None,
+                "cvc": verdict.checks.cvc if verdict else "unchecked",
+                "last4": verdict.last4 if verdict else "",
+                "effects": effects,
+                "now": self._clock(),
+            },
+        )
+        return _entry(self._db.execute(FIND, (movement.reference,)).fetchone()).answer()
 
-        Raises:
-            ReferenceConflictError: the reference is another movement's.
-        """
-        known = self.find(decision.answer.reference)
-        if known is not None:
-            _refuse_another(known, decision)
-            if self._age_s(known.applied) < dedupe_window_s:
-                return known
-        self._db.execute(APPLY, {**_columns(decision), "now": self._clock()})
-        return _entry(self._db.execute(FIND, (decision.answer.reference,)).fetchone())
+    def bury(self, reference: str, charge: str | None) -> None:
+        """Have it on disk that a reference is void."""
+        self._db.execute(BURY, (reference, charge, self._clock()))
+
+    def is_void(self, reference: str) -> bool:
+        """Whether it was."""
+        return self._db.execute(IS_VOID, (reference,)).fetchone() is not None
 
     def find(self, reference: str, age_s_min: float = 0) -> Entry | None:
         """Look a reference up that was first seen at least `age_s_min` ago."""
@@ -123,52 +183,67 @@ class Book:
         if row is None:
             return None
         entry = _entry(row)
-        return entry if self._age_s(entry.created) >= age_s_min else None
+        return entry if self.age_s(entry.created) >= age_s_min else None
 
-    def rows(self, kind: Kind) -> list[Entry]:
-        """All rows of one kind, oldest first."""
-        return [_entry(row) for row in self._db.execute(LIST, (kind,))]
+    def charge(self, reference: str) -> Charge | None:
+        """A sale or an authorization, with what followed it."""
+        row = self._db.execute(ONE_CHARGE, (reference,)).fetchone()
+        return None if row is None else _charge(row)
 
-    def _age_s(self, moment: datetime) -> float:
-        # A clock that was set back makes nothing younger than new.
+    def charges(self) -> list[Charge]:
+        """All of them, oldest first."""
+        return [_charge(row) for row in self._db.execute(ALL_CHARGES)]
+
+    def movements(self) -> list[Entry]:
+        """Every movement, oldest first."""
+        return [_entry(row) for row in self._db.execute(LIST, (False,))]
+
+    def verifications(self) -> list[Entry]:
+        """Every verification, oldest first."""
+        return [_entry(row) for row in self._db.execute(LIST, (True,))]
+
+    def tombstones(self) -> list[Tombstone]:
+        """Every reference that is void, oldest first."""
+        return [
+            Tombstone(row["reference"], row["charge"], _utc(row["created"])) for row in self._db.execute(TOMBSTONES)
+        ]
+
+    def age_s(self, moment: datetime) -> float:
+        """How long ago that was. A clock that was set back makes nothing younger than new."""
         return max(0.0, self._clock() - moment.timestamp())
 
 
-def _refuse_another(known: Entry, decision: Decision) -> None:
-    answer = decision.answer
-    if (known.kind, known.amount, known.currency) != (decision.kind, answer.amount, answer.currency):
-        raise ReferenceConflictError
+def _entry(row: sqlite3.Row) -> Entry:
+    return Entry(
+        **_told(row), charge=row["charge"], amount=row["amount"], status=row["status"], effects=row["effects"]
+    )
 
 
-def _columns(decision: Decision) -> dict[str, Any]:
-    answer = decision.answer
+def _charge(row: sqlite3.Row) -> Charge:
+    authorized = row["amount"] if row["effects"] else 0
+    refunded = row["refunded"] or 0
+    effects = row["effects"] if row["kind"] == "sale" else row["captures"] or 0
+    amount = row["captured"] or row["amount"]
+    status: Standing = "captured" if effects else "voided" if row["voids"] else row["status"]
+    return Charge(
+        **_told(row), amount=amount, status=status, authorized=authorized, refunded=refunded, effects=effects
+    )
+
+
+def _told(row: sqlite3.Row) -> dict[str, Any]:
+    """What a movement and a charge have in common."""
+    declined = row["decline_code"] is not None
     return {
-        "reference": answer.reference,
-        "kind": decision.kind,
-        "amount": answer.amount,
-        "currency": answer.currency,
-        "status": answer.status,
-        "decline_class": answer.decline.category if answer.decline else None,
-        "decline_code": answer.decline.code if answer.decline else None,
-        "cvc": answer.checks.cvc,
-        "last4": decision.last4,
-        "effects": decision.effects,
+        "reference": row["reference"],
+        "kind": row["kind"],
+        "currency": row["currency"],
+        "decline": Decline(row["decline_class"], row["decline_code"]) if declined else None,
+        "checks": Checks(row["cvc"]),
+        "last4": row["last4"],
+        "created": _utc(row["created"]),
+        "applied": _utc(row["applied"]),
     }
 
 
-def _entry(row: sqlite3.Row) -> Entry:
-    declined = row["decline_code"] is not None
-    return Entry(
-        reference=row["reference"],
-        kind=row["kind"],
-        amount=row["amount"],
-        currency=row["currency"],
-        status=row["status"],
-        decline=Decline(row["decline_class"], row["decline_code"]) if declined else None,
-        checks=Checks(row["cvc"]),
-        last4=row["last4"],
-        effects=row["effects"],
-        refunded=row["refunded"],
-        created=datetime.fromtimestamp(row["created"], UTC),
-        applied=datetime.fromtimestamp(row["applied"], UTC),
-    )
+def _utc(moment: float) -> datetime:
+    return datetime.fromtimestamp(moment, UTC)

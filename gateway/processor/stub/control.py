@@ -2,12 +2,14 @@
 
     PUT /v1/faults               set the schedule; `{}` heals everything
     GET /v1/faults               the schedule in force
-    GET /v1/charges              every sale, declined ones included (effects 0), oldest first
+    GET /v1/charges              every sale and authorization, declined ones included (effects 0), oldest first
     GET /v1/charges/{reference}  one of them
+    GET /v1/movements            every movement under its own reference, oldest first, and all `tombstones`
     GET /v1/verifications        every verification: no charge, since no money is asked for
 
-A row's `status` is `captured` or `declined`, a verification's `verified` or `declined`. A fault that
-is not simulated yet is 422 `not_supported_yet` with its `field`, never silently off.
+A charge's `status` is `authorized`, `captured`, `voided` or `declined`; its `effects` count captures. A movement's
+`effects` count how often it was carried out, of which an authorization and a void move no money. A reference that
+was made void before it was used is a tombstone, and no charge.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +17,17 @@ from collections.abc import Callable, Sequence
 import msgspec
 from aiohttp import web
 
-from gateway.processor.stub.book import Book, Entry
+from gateway.processor.stub.book import Book, Entry, Tombstone
 from gateway.processor.stub.exchange import RefusedError, parse, reply
 from gateway.processor.stub.faults import FaultPlan, Faults
+from gateway.processor.stub.judgement import Charge
 
 
 class Listing(msgspec.Struct, frozen=True):
     """All rows at once."""
 
-    data: Sequence[Entry]
+    data: Sequence[Charge] | Sequence[Entry]
+    tombstones: Sequence[Tombstone] | msgspec.UnsetType = msgspec.UNSET
     object: str = "list"
     has_more: bool = False
 
@@ -43,14 +47,12 @@ class Control:
             web.get("/v1/faults", self._show_faults),
             web.get("/v1/charges", self._list_charges),
             web.get("/v1/charges/{reference}", self._show_charge),
+            web.get("/v1/movements", self._list_movements),
             web.get("/v1/verifications", self._list_verifications),
         ]
 
     async def _set_faults(self, request: web.Request) -> web.Response:
         plan = await parse(request, FaultPlan)
-        unsupported = plan.unsupported()
-        if unsupported is not None:
-            raise RefusedError(422, "not_supported_yet", unsupported)
         self._faults.set(plan)
         if plan.refused:
             # A request on an old connection would never meet the draw.
@@ -61,13 +63,16 @@ class Control:
         return reply(self._faults.plan)
 
     async def _list_charges(self, _request: web.Request) -> web.Response:
-        return reply(Listing(self._book.rows("sale")))
+        return reply(Listing(self._book.charges()))
 
     async def _show_charge(self, request: web.Request) -> web.Response:
-        entry = self._book.find(request.match_info["reference"])
-        if entry is None or entry.kind != "sale":
+        charge = self._book.charge(request.match_info["reference"])
+        if charge is None:
             raise RefusedError(404, "not_found")
-        return reply(entry)
+        return reply(charge)
+
+    async def _list_movements(self, _request: web.Request) -> web.Response:
+        return reply(Listing(self._book.movements(), self._book.tombstones()))
 
     async def _list_verifications(self, _request: web.Request) -> web.Response:
-        return reply(Listing(self._book.rows("verify")))
+        return reply(Listing(self._book.verifications()))

@@ -102,11 +102,11 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
             response.headers["Allow"] = error.headers["Allow"]
         return response
     except Exception as error:  # noqa: BLE001 - our own fault, whatever it is, is a 500 and one line of log
-        _log_place(error)
+        log_place(error)
         return reply(Failure("internal"), 500)
 
 
-def _log_place(error: Exception) -> None:
+def log_place(error: Exception) -> None:
     """Say what happened where: a message or a traceback could quote the request."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     log = logging.getLogger(__name__)

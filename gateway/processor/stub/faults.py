@@ -1,10 +1,22 @@
 """The fault schedule: what goes wrong, how often, and reproducibly when.
 
-A seed fixes three streams of draws, one each for movements (sale, verify), inquiries and connections: how often
-a client inquires or reconnects never shifts what strikes its sales. Each movement makes all draws, in the same
-order, whatever the probabilities are: one fault's probability never shifts another's draws. Of several faults
-drawn for one movement, the first in `DRAWN` strikes; `slow` comes on top of it.
-Plans live in memory only: a restart heals.
+A seed fixes a stream of draws for each of movements (verifications included), cancels, inquiries and connections:
+how often a client inquires, cancels or reconnects never shifts what strikes its movements. Each request makes all
+draws of its stream, in the same order, whatever the probabilities are: one fault's probability never shifts another's
+draws. Of several faults drawn at once, the first in `DRAWN` strikes; `slow` comes on top of it.
+
+    lost_request   the connection is cut, nothing is done
+    lost_reply     it is done, and the connection is cut
+    late_effect    the connection is cut, and it is done seconds later, as if it had arrived then
+    duplicate      it is done and answered, and soon arrives a second time
+    error_before   an error, nothing is done
+    error_after    it is done, and answered by an error
+    truncated      it is done, and half of the answer is given
+    wrong_echo     it is done, and the answer is about something else
+    slow           the answer is held back
+    refused        the connection is reset before its TLS handshake
+
+Plans live in memory only: a restart heals, and forgets what was to come late. Another plan does not call it back.
 """
 
 from random import Random
@@ -12,19 +24,22 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from gateway.processor.stub.protocol import Offers
+
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Capability = Literal["A", "B", "C", "D"]
-Fault = Literal["lost_request", "lost_reply", "error_before", "error_after", "truncated", "wrong_echo"]
+Fault = Literal[
+    "lost_request", "lost_reply", "late_effect", "duplicate", "error_before", "error_after", "truncated", "wrong_echo"
+]
 Echo = Literal["amount", "reference", "currency"]
 
-# In the order of their draws, which is part of what a seed means. `None` keeps the place of a fault that is
-# not simulated yet.
-DRAWN: Final[tuple[Fault | None, ...]] = (
+# In the order of their draws, which is part of what a seed means.
+DRAWN: Final[tuple[Fault, ...]] = (
     "lost_request",
     "lost_reply",
-    None,  # late_effect
-    None,  # duplicate
+    "late_effect",
+    "duplicate",
     "error_before",
     "error_after",
     "truncated",
@@ -36,7 +51,7 @@ ECHOES: Final[tuple[Echo, ...]] = ("amount", "reference", "currency")
 class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `PUT /v1/faults`: what is left out is off.
 
-    `capability` says what the processor offers to resolve an unclear sale: A dedupe and cancel by reference,
+    `capability` says what the processor offers to make sure of a reference: A dedupe and cancel by reference,
     B cancel only, C request expiry only, D none.
     """
 
@@ -55,25 +70,41 @@ class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dedupe_window_s: Seconds = 86_400.0
     inquiry_lag_s: Seconds = 0.0
 
-    def unsupported(self) -> str | None:
-        """Name the first field that asks for what this double cannot do yet."""
-        if self.late_effect:
-            return "late_effect"
-        if self.duplicate:
-            return "duplicate"
-        return None if self.capability == "A" else "capability"
+    @property
+    def dedupes(self) -> bool:
+        """Whether a reference moves money once within the window."""
+        return self.capability == "A"
+
+    @property
+    def cancels(self) -> bool:
+        """Whether a reference can be made void."""
+        return self.capability in {"A", "B"}
+
+    @property
+    def expires(self) -> bool:
+        """Whether `not_after` is heeded."""
+        return self.capability == "C"
+
+    def offers(self) -> Offers:
+        """The same, as inquiries tell it."""
+        return Offers(self.dedupe_window_s if self.dedupes else None, self.cancels, self.expires)
 
 
 class Strike(msgspec.Struct, frozen=True):
-    """What happens to one movement. `echo` is what a `wrong_echo` gets wrong."""
+    """What happens to one request.
+
+    `echo` is what a `wrong_echo` gets wrong; `delay`, from 0 to below 1, how far into its time span the second or the
+    late delivery falls.
+    """
 
     fault: Fault | None
     slow: bool
     echo: Echo
+    delay: float
 
 
 class Faults:
-    """The plan in force and its three streams. Setting a plan begins them anew."""
+    """The plan in force and its streams. Setting a plan begins them anew."""
 
     def __init__(self) -> None:
         self.set(FaultPlan())
@@ -81,20 +112,18 @@ class Faults:
     def set(self, plan: FaultPlan) -> None:
         """Put a plan in force; `FaultPlan()` heals everything."""
         self.plan = plan
-        self._movements = _stream(plan.seed, "movements")
+        self._movements = Strikes(plan, "movements")
+        self._cancels = Strikes(plan, "cancels")
         self._inquiries = _stream(plan.seed, "inquiries")
         self._connections = _stream(plan.seed, "connections")
 
     def strike_movement(self) -> Strike:
-        """Draw for the next sale or verification."""
-        draws = [self._movements.random() for _ in DRAWN]
-        struck = [
-            fault
-            for fault, draw in zip(DRAWN, draws, strict=True)
-            if fault is not None and draw < getattr(self.plan, fault)
-        ]
-        slow = self._movements.random() < self.plan.slow
-        return Strike(struck[0] if struck else None, slow, self._movements.choice(ECHOES))
+        """Draw for the next movement or verification."""
+        return self._movements.draw()
+
+    def strike_cancel(self) -> Strike:
+        """Draw for the next cancel."""
+        return self._cancels.draw()
 
     def slow_inquiry(self) -> bool:
         """Draw whether the next inquiry's answer is held back."""
@@ -103,6 +132,23 @@ class Faults:
     def refuse_connection(self) -> bool:
         """Draw whether the next connection is reset."""
         return self._connections.random() < self.plan.refused
+
+
+class Strikes:
+    """What one kind of request meets. Delays have a stream of their own, which shifts nothing else."""
+
+    def __init__(self, plan: FaultPlan, name: str) -> None:
+        self._plan = plan
+        self._draws = _stream(plan.seed, name)
+        self._delays = _stream(plan.seed, f"{name}/delays")
+
+    def draw(self) -> Strike:
+        """Draw for the next of them."""
+        draws = [self._draws.random() for _ in DRAWN]
+        struck = [fault for fault, draw in zip(DRAWN, draws, strict=True) if draw < getattr(self._plan, fault)]
+        slow = self._draws.random() < self._plan.slow
+        echo = self._draws.choice(ECHOES)
+        return Strike(struck[0] if struck else None, slow, echo, self._delays.random())
 
 
 def _stream(seed: int, name: str) -> Random:

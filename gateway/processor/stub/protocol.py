@@ -1,29 +1,48 @@
-"""The wire protocol of the processor double: its messages, its published triggers, and its judgement. Pure.
+"""The wire protocol of the processor double: its messages, and the card numbers that it declines. Pure.
 
-Every call is a `POST` of JSON with `Authorization: Bearer <processor_key>`; unknown fields are refused.
+Every call is a `POST` of JSON with `Authorization: Bearer <processor_key>`; unknown fields are refused. A movement
+has a `reference` of its own; `charge` is the reference of the sale or authorization that it belongs to.
 
-`/wire/sale` authorizes and captures in one step, `/wire/verify` checks a card without money:
+    /wire/sale, /wire/authorize          {"reference", "amount", "currency", "not_after"?, "card": {…}}
+    /wire/capture, /wire/void, /wire/refund
+                                         {"reference", "charge", "amount", "currency", "not_after"?}
+    /wire/verify                         {"reference", "card": {"number", "exp_month", "exp_year", "name", "cvc"?}}
 
-    {"reference", "amount", "currency", "card": {"number", "exp_month", "exp_year", "name", "cvc"?}}
-    {"reference", "card": {…}}
+A sale authorizes and captures in one step, a capture may take less than was authorized, a verification checks a card
+without money. `amount` is in minor units, `not_after` in whole seconds since 1970. All answer 200 with one shape
+(a verification's amount is 0):
 
-Both answer 200 with the same shape (a verification's amount is 0):
-
-    {"reference", "amount", "currency", "status": "captured" | "verified" | "declined",
-     "decline": {"class": "soft" | "data" | "system", "code": <ISO 8583 field 39, or a network's>} | null,
+    {"reference", "amount", "currency",
+     "status": "captured" | "authorized" | "voided" | "refunded" | "verified" | "declined" | "cancelled" | "expired",
+     "decline": {"class": "soft" | "data" | "system", "code": <ISO 8583 field 39, a network's, or ours>} | null,
      "checks": {"cvc": "pass" | "fail" | "unchecked"}}
 
-`/wire/inquire` takes `{"reference"}` and answers 200, the original answer standing whole in the second:
+`cancelled` and `expired` say that this request did nothing; `judgement` lists our codes.
 
-    {"status": "not_found"}
-    {"status": "found", "kind": "sale" | "verify", "answer": {…}}
+What the processor offers to make sure of a reference depends on its capability, and inquiries tell it:
 
-Errors are `{"error": <code>}`, with `"field"` where one is at fault: 400 `invalid_request`,
-401 `unauthorized`, 404 `not_found`, 405 `method_not_allowed`, 408 `timeout`, 409 `reference_conflict`,
+    A  it dedupes by reference: within the window the first answer is given again, and no money moves; it cancels
+    B  it cancels by reference, and does not dedupe
+    C  it heeds `not_after`: what is delivered later is `expired`
+    D  none of these
+
+Where nothing dedupes, a reference that comes again is carried out anew and its effects add up; what cannot be done
+again (everything is refunded already) is answered as it was the first time. With another amount, currency, kind or
+charge it is a `reference_conflict`, however old the first one is.
+
+    /wire/cancel   {"reference", "charge"?}   makes void for ever what is not decided: a movement that is delivered
+                                              later is `cancelled`, whatever the capability is by then
+    /wire/inquire  {"reference"}              what became of a movement
+
+Both answer 200, the movement's answer standing whole in the first; only an inquiry answers the third:
+
+    {"status": "found", "kind": "sale" | "authorization" | "capture" | "void" | "refund" | "verify", "answer": {…}}
+    {"status": "cancelled", "reference"}
+    {"status": "not_found", "reference", "offers": {"dedupe_window_s": <seconds> | null, "cancel", "expiry"}}
+
+Errors are `{"error": <code>}`, with `"field"` where one is at fault: 400 `invalid_request`, 401 `unauthorized`,
+404 `not_found`, 405 `method_not_allowed`, 408 `timeout`, 409 `reference_conflict` and, of a cancel, `not_offered`,
 413 `too_large`, 500 `processor_error`.
-
-The same reference again, within the dedupe window, gets the first answer again and moves no money. With
-another amount, currency or kind it is a `reference_conflict`, however old the first one is.
 """
 
 from collections.abc import Mapping
@@ -32,8 +51,10 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-Kind = Literal["sale", "verify"]
-Status = Literal["captured", "verified", "declined"]
+Kind = Literal["sale", "authorization", "capture", "void", "refund", "verify"]
+CardKind = Literal["sale", "authorization", "verify"]
+FollowUpKind = Literal["capture", "void", "refund"]
+Status = Literal["captured", "authorized", "voided", "refunded", "verified", "declined", "cancelled", "expired"]
 CvcCheck = Literal["pass", "fail", "unchecked"]
 
 # `\Z`, not `$`: the latter lets a trailing line feed through.
@@ -43,6 +64,10 @@ Cvc = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{3,4}\Z")]
 # ISO 8583 field 4 has twelve digits.
 AmountMinor = Annotated[int, msgspec.Meta(gt=0, le=999_999_999_999)]
 Currency = Literal["USD"]
+# Any, so that a capture in another currency than its charge's is declined, as an issuer would.
+AnyCurrency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
+# Until the end of the year 9999.
+UnixTime = Annotated[int, msgspec.Meta(ge=0, lt=253_402_300_800)]
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,13 +83,24 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "Card(…)"
 
 
-class SaleRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /wire/sale`: `amount` in minor units."""
+class CardRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /wire/sale` and `/wire/authorize`: `amount` in minor units."""
 
     reference: Reference
     amount: AmountMinor
     currency: Currency
     card: Card
+    not_after: UnixTime | msgspec.UnsetType = msgspec.UNSET
+
+
+class FollowUpRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /wire/capture`, `/wire/void` and `/wire/refund`: `amount` in minor units."""
+
+    reference: Reference
+    charge: Reference
+    amount: AmountMinor
+    currency: AnyCurrency
+    not_after: UnixTime | msgspec.UnsetType = msgspec.UNSET
 
 
 class VerifyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +110,13 @@ class VerifyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     card: Card
 
 
+class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /wire/cancel`; `charge` is remembered, so that comparisons can tell whose reference it was."""
+
+    reference: Reference
+    charge: Reference | msgspec.UnsetType = msgspec.UNSET
+
+
 class InquireRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /wire/inquire`."""
 
@@ -81,7 +124,7 @@ class InquireRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Decline(msgspec.Struct, frozen=True):
-    """Why not: `class` says whether another try makes sense, `code` is what the issuer said."""
+    """Why not: `class` says whether another try makes sense, `code` is what the issuer said, or we."""
 
     category: Literal["soft", "data", "system"] = msgspec.field(name="class")
     code: str
@@ -93,8 +136,11 @@ class Checks(msgspec.Struct, frozen=True):
     cvc: CvcCheck
 
 
+UNCHECKED: Final = Checks("unchecked")
+
+
 class Answer(msgspec.Struct, frozen=True):
-    """What a sale or a verification is answered with; `amount` in minor units."""
+    """What a movement is answered with; `amount` in minor units."""
 
     reference: str
     amount: int
@@ -104,28 +150,32 @@ class Answer(msgspec.Struct, frozen=True):
     checks: Checks
 
 
+class Offers(msgspec.Struct, frozen=True):
+    """What the processor offers to make sure of a reference; `dedupe_window_s` null where it does not dedupe."""
+
+    dedupe_window_s: float | None
+    cancel: bool
+    expiry: bool
+
+
 class Found(msgspec.Struct, frozen=True, tag_field="status", tag="found"):
-    """An inquiry's answer about a known reference."""
+    """A movement that was decided."""
 
     kind: Kind
     answer: Answer
+
+
+class Cancelled(msgspec.Struct, frozen=True, tag_field="status", tag="cancelled"):
+    """A reference that is void for ever."""
+
+    reference: str
 
 
 class NotFound(msgspec.Struct, frozen=True, tag_field="status", tag="not_found"):
-    """An inquiry's answer about a reference that is unknown, or not visible yet."""
+    """A reference that is unknown, or not visible yet."""
 
-
-class Decision(msgspec.Struct, frozen=True):
-    """An answer and what is remembered beside it: of the card, the last four digits and no more."""
-
-    kind: Kind
-    answer: Answer
-    last4: str
-
-    @property
-    def effects(self) -> int:
-        """How often carrying it out moves money: once, or not at all."""
-        return int(self.answer.status == "captured")
+    reference: str
+    offers: Offers
 
 
 WRONG_CVC: Final = "4000000000000127"
@@ -138,33 +188,3 @@ DECLINES: Final[Mapping[str, Decline]] = MappingProxyType(
         "4000000000009995": Decline("soft", "51"),  # insufficient funds
     }
 )
-
-
-def decide_sale(request: SaleRequest) -> Decision:
-    """Authorize and capture in one step."""
-    return _decide("sale", request.reference, request.amount, request.currency, request.card)
-
-
-def decide_verification(request: VerifyRequest) -> Decision:
-    """Ask the issuer about the card, for no money."""
-    return _decide("verify", request.reference, 0, "USD", request.card)
-
-
-def _decide(kind: Kind, reference: str, amount: int, currency: Currency, card: Card) -> Decision:
-    decline = DECLINES.get(card.number)
-    approved: Status = "captured" if kind == "sale" else "verified"
-    answer = Answer(
-        reference=reference,
-        amount=amount,
-        currency=currency,
-        status="declined" if decline else approved,
-        decline=decline,
-        checks=Checks(_check_cvc(card)),
-    )
-    return Decision(kind, answer, card.number[-4:])
-
-
-def _check_cvc(card: Card) -> CvcCheck:
-    if card.number == WRONG_CVC:
-        return "fail"
-    return "unchecked" if card.cvc is msgspec.UNSET else "pass"

@@ -8,12 +8,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.processor.stub.acquirer import Acquirer
 from gateway.processor.stub.book import Book
 from gateway.processor.stub.control import Control
 from gateway.processor.stub.door import Door
 from gateway.processor.stub.exchange import application
 from gateway.processor.stub.faults import Faults
-from gateway.processor.stub.wire import SLOW_S, Wire
+from gateway.processor.stub.later import Later
+from gateway.processor.stub.wire import PACE, Pace, Wire
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,11 @@ class StubConfig:
 
 
 class ProcessorStub:
-    """The double, from `start` to `stop`. Tests turn `slow_s` and `clock` (seconds since 1970)."""
+    """The double, from `start` to `stop`. Tests turn `pace` and `clock` (seconds since 1970)."""
 
-    def __init__(self, config: StubConfig, *, slow_s: float = SLOW_S, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: StubConfig, *, pace: Pace = PACE, clock: Callable[[], float] = time.time) -> None:
         self._config = config
-        self._slow_s = slow_s
+        self._pace = pace
         self._clock = clock
         self._opened = AsyncExitStack()
 
@@ -55,7 +57,9 @@ class ProcessorStub:
             book = Book(config.memory, self._clock)
             opened.callback(book.close)
             faults = Faults()
-            wire = Wire(book, faults, self._slow_s)
+            self._later = Later()
+            opened.callback(self._later.close)
+            wire = Wire(Acquirer(book, faults, self._clock), faults, self._later, self._pace)
             self._wire = Door(application(config.processor_key, wire.routes()), faults)
             control = Control(book, faults, self._wire.close_idle)
             # Faults never strike the control: its door has a schedule of its own, for ever empty.
@@ -66,8 +70,12 @@ class ProcessorStub:
             self._opened = opened.pop_all()
 
     async def stop(self) -> None:
-        """Close the listeners, then the memory."""
+        """Close the listeners, forget what was to arrive later, then close the memory."""
         await self._opened.aclose()
+
+    def hurry(self) -> int:
+        """Let everything that is under way arrive now, for tests that do not wait; gives how much it was."""
+        return self._later.hurry()
 
     @property
     def control_port(self) -> int:

@@ -30,7 +30,19 @@ from structlog.testing import capture_logs
 
 from gateway.processor.client import ANSWER_BYTES_MAX, ProcessorClient, open_session
 from gateway.rules.card import Brands, Card, read_card
-from gateway.services.ports import Approved, Declined, NotFound, NotSent, Outcome, Unknown
+from gateway.rules.lifecycle import Kind, Progress
+from gateway.rules.recovery import Offers
+from gateway.services.ports import (
+    Absent,
+    Approved,
+    Declined,
+    Movement,
+    NotFound,
+    NotSent,
+    Outcome,
+    Payment,
+    Unknown,
+)
 from keys.secret import Secret
 from tests.cards import canary
 
@@ -42,6 +54,25 @@ NUMBER = canary(61_001)
 HOLDER = "Ramona Testholder"
 CVC = "737"
 AMOUNT = 4_321
+NOT_AFTER = datetime(2027, 1, 15, 8, 0, 59, 999_999, UTC)
+CARRYING = frozenset({Kind.SALE, Kind.AUTHORIZATION})
+"""The kinds that carry a card."""
+PATHS: Mapping[Kind, str] = {
+    Kind.SALE: "/wire/sale",
+    Kind.AUTHORIZATION: "/wire/authorize",
+    Kind.CAPTURE: "/wire/capture",
+    Kind.VOID: "/wire/void",
+    Kind.REFUND: "/wire/refund",
+}
+DONE: Mapping[str, str] = {
+    "/wire/sale": "captured",
+    "/wire/authorize": "authorized",
+    "/wire/capture": "captured",
+    "/wire/void": "voided",
+    "/wire/refund": "refunded",
+    "/wire/verify": "verified",
+}
+"""By route: how the far side says that it was done."""
 PATIENT_S = 5.0
 CONNECT_S = 0.3
 """Long enough for a handshake on a busy machine."""
@@ -62,6 +93,10 @@ class Request:
     @property
     def line(self) -> str:
         return self.head.split(b"\r\n", 1)[0].decode()
+
+    @property
+    def path(self) -> str:
+        return self.line.split(" ")[1]
 
     @property
     def headers(self) -> dict[str, str]:
@@ -196,22 +231,59 @@ def card() -> Card:
     return read_card(Brands.load(), Secret(NUMBER), 12, 2031)
 
 
+def payment(cvc: str | None = CVC) -> Payment:
+    """What goes with a sale."""
+    return Payment(card(), Secret(HOLDER), None if cvc is None else Secret(cvc))
+
+
+def movement(kind: Kind = Kind.SALE, reference: str = "pr_1", **change: Any) -> Movement:
+    """A movement as the store gives it. What follows a charge follows `pr_1`, or what is told."""
+    whole: dict[str, Any] = {
+        "department": "parks",
+        "movement_id": "mv_1",
+        "charge_id": "ch_1",
+        "kind": kind,
+        "amount_minor": AMOUNT,
+        "currency": "USD",
+        "reference": reference,
+        "charge_reference": reference if kind in CARRYING else "pr_1",
+        "application_id": "app_1",
+        "route": "/v1/charges",
+        "idempotency_key": "key-1",
+        "progress": Progress.SENDING,
+        "with_cvc": True,
+        "not_after": NOT_AFTER,
+        "epoch": 1,
+        "sends": 1,
+        "decline_class": None,
+        "decline_code": None,
+        "created_at": NOT_AFTER - timedelta(seconds=60),
+        "running": True,
+    }
+    return Movement(**whole | change)
+
+
+async def send(client: ProcessorClient, moved: Movement) -> Outcome:
+    """One movement, with a card if it needs one."""
+    return await client.send(moved, payment() if moved.kind in CARRYING else None)
+
+
 async def sell(client: ProcessorClient, reference: str = "pr_1") -> Outcome:
     """One sale."""
-    return await client.sale(reference, AMOUNT, "USD", card(), Secret(HOLDER), Secret(CVC))
+    return await client.send(movement(reference=reference), payment())
 
 
 # --- what the far side says -----------------------------------------------------------------------------------
 
 
 def ok(request: Request, **change: Any) -> bytes:
-    """A whole answer about this request, captured unless told otherwise."""
+    """A whole answer about this request, done unless told otherwise."""
     asked = request.json
     told = {
         "reference": asked["reference"],
         "amount": asked.get("amount", 0),
         "currency": asked.get("currency", "USD"),
-        "status": "captured" if "amount" in asked else "verified",
+        "status": DONE.get(request.path, "captured"),
         "decline": None,
         "checks": {"cvc": "pass"},
     }
@@ -273,7 +345,7 @@ def half(request: Request) -> bytes:
 async def test_clear_answers_are_believed(far: FarSide, client: ProcessorClient) -> None:
     """Captured, verified and declined come through as what they are, and nothing else is asked or sent."""
     assert await sell(client) == Approved("pass")
-    assert await client.verify("vf_1", card(), Secret(HOLDER), Secret(CVC)) == Approved("pass")
+    assert await client.verify("vf_1", payment()) == Approved("pass")
     far.script = says(lambda request: declined(request, "N7"))
     assert await sell(client, "pr_2") == Declined("pass", "soft", "N7")
 
@@ -283,7 +355,9 @@ async def test_clear_answers_are_believed(far: FarSide, client: ProcessorClient)
         "POST /wire/sale HTTP/1.1",
     ]
     whole = {"number": NUMBER, "exp_month": 12, "exp_year": 2031, "name": HOLDER, "cvc": CVC}
-    assert far.requests[0].json == {"reference": "pr_1", "amount": AMOUNT, "currency": "USD", "card": whole}
+    asked = {"reference": "pr_1", "amount": AMOUNT, "currency": "USD", "not_after": 1_800_000_059}
+    assert far.requests[0].json == asked | {"card": whole}
+    assert far.requests[1].json == {"reference": "vf_1", "card": whole}
     assert far.connections == 1
 
 
@@ -296,8 +370,60 @@ async def test_only_needed_headers_are_sent(far: FarSide, client: ProcessorClien
 
 async def test_without_a_code_none_is_sent(far: FarSide, client: ProcessorClient) -> None:
     """A sale from a token has no verification code, not even an empty one."""
-    await client.sale("pr_1", AMOUNT, "USD", card(), Secret(HOLDER), None)
+    await client.send(movement(), payment(cvc=None))
     assert "cvc" not in far.requests[0].json["card"]
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_every_kind_of_movement_has_its_route(far: FarSide, client: ProcessorClient, kind: Kind) -> None:
+    """Each kind goes to its own route, with a card or a charge, and is done when the far side says its own word."""
+    moved = movement(kind, "pr_9", amount_minor=77)
+    assert await send(client, moved) == Approved("pass")
+    request = far.requests[0]
+    assert request.line == f"POST {PATHS[kind]} HTTP/1.1"
+    named = {"card"} if kind in CARRYING else {"charge"}
+    assert set(request.json) == {"reference", "amount", "currency", "not_after"} | named
+    assert (request.json["reference"], request.json["amount"]) == ("pr_9", 77)
+    assert request.json.get("charge", "pr_1") == "pr_1"
+
+    words = set(DONE.values()) - {DONE[PATHS[kind]]}
+    for word in words:
+        far.script = says(lambda r, word=word: ok(r, status=word))  # type: ignore[misc]
+        assert await send(client, moved) == Unknown("wrong_echo")
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_what_was_not_done_has_words_of_its_own(far: FarSide, client: ProcessorClient, kind: Kind) -> None:
+    """Cancelled is absence for ever; expired is this copy only, and so proves nothing, and is no alarm."""
+    far.script = says(lambda r: ok(r, status="cancelled"))
+    assert await send(client, movement(kind, "pr_9")) == Absent()
+    far.script = says(lambda r: ok(r, status="expired"))
+    with capture_logs() as logs:
+        assert await send(client, movement(kind, "pr_9")) == Unknown("expired")
+    assert logs == []
+    far.script = says(declined)
+    assert await send(client, movement(kind, "pr_9")) == Declined("pass", "soft", "05")
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_the_same_movement_is_the_same_bytes(
+    far: FarSide, client: ProcessorClient, trusted: Identity, kind: Kind
+) -> None:
+    """Sent again, by anybody, under another epoch and long after, a movement is byte for byte what it was."""
+    await send(client, movement(kind, "pr_9"))
+    later = movement(kind, "pr_9", epoch=7, sends=2, progress=Progress.UNKNOWN, running=False)
+    async with client_of(far.url, trusted) as other:
+        await send(other, later)
+    first, second = far.requests
+    assert first.body == second.body
+    assert first.head == second.head
+
+
+async def test_the_time_limit_is_never_rounded_up(far: FarSide, client: ProcessorClient) -> None:
+    """What is sent as `not_after` is the whole second before it."""
+    for microsecond in (0, 1, 500_000, 999_999):
+        await send(client, movement(not_after=NOT_AFTER.replace(microsecond=microsecond)))
+    assert {request.json["not_after"] for request in far.requests} == {int(NOT_AFTER.timestamp())}
 
 
 # --- nothing was sent -----------------------------------------------------------------------------------------
@@ -311,7 +437,7 @@ async def test_doubtful_certificates_get_nothing(trusted: Identity, tmp_path: Pa
     trusts = trusted if flaw == "authority" else shown
     async with listening(shown) as far, client_of(far.url, trusts) as client:
         assert await sell(client) == NotSent()
-        assert await client.inquire("pr_1", AMOUNT, "USD") == Unknown("unreachable")
+        assert await client.inquire(movement()) == Unknown("unreachable")
         assert far.requests == []
 
 
@@ -370,6 +496,13 @@ NOT_BELIEVED: Mapping[str, tuple[str, Callable[[Request], bytes]]] = {
     "another amount": ("wrong_echo", lambda r: ok(r, amount=AMOUNT - 1)),
     "another currency": ("wrong_echo", lambda r: ok(r, currency="CAD")),
     "a verification": ("wrong_echo", lambda r: ok(r, status="verified")),
+    "an authorization": ("wrong_echo", lambda r: ok(r, status="authorized")),
+    "a void": ("wrong_echo", lambda r: ok(r, status="voided")),
+    "a refund": ("wrong_echo", lambda r: ok(r, status="refunded")),
+    "a cancel of another sale": ("wrong_echo", lambda r: ok(r, status="cancelled", reference="pr_2")),
+    "a cancel of another amount": ("wrong_echo", lambda r: ok(r, status="cancelled", amount=1)),
+    "a decline that is cancelled": ("malformed", lambda r: declined(r).replace(b'"declined"', b'"cancelled"')),
+    "a decline that is expired": ("malformed", lambda r: declined(r).replace(b'"declined"', b'"expired"')),
     "a decline of another sale": ("wrong_echo", lambda r: declined(r).replace(b"pr_1", b"pr_2")),
     "a status that we do not know": ("malformed", lambda r: ok(r, status="pending")),
     "no decline in a decline": ("malformed", lambda r: ok(r, status="declined")),
@@ -415,33 +548,121 @@ async def test_bodies_that_are_not_believed(far: FarSide, client: ProcessorClien
     assert logs[0]["reason"] == reason
 
 
-@pytest.mark.parametrize("name", ["another amount", "a verification", "a second status", "a code with a line end"])
+NOT_BELIEVED_LATER = ["another amount", "another reference", "a refund", "a second status", "a code with a line end"]
+
+
+@pytest.mark.parametrize("name", NOT_BELIEVED_LATER)
 async def test_inquiries_believe_no_more(far: FarSide, client: ProcessorClient, name: str) -> None:
-    """The answer inside an inquiry is judged as strictly as one to a sale."""
+    """The answer inside an inquiry or a cancel is judged as strictly as one to a sale, and calls for a person."""
     reason, body = NOT_BELIEVED[name]
-
-    def found(request: Request) -> bytes:
-        sale = Request(request.head, json.dumps(request.json | {"amount": AMOUNT}).encode())
-        return b'{"status": "found", "kind": "sale", "answer": ' + body(sale) + b"}"
-
-    far.script = says(found)
-    assert await client.inquire("pr_1", AMOUNT, "USD") == Unknown(reason)
+    far.script = says(found("sale", body))
+    with capture_logs() as logs:
+        assert await client.inquire(movement()) == Unknown(reason)
+        assert await client.cancel(movement()) == Unknown(reason)
+    assert [(entry["log_level"], entry["reason"]) for entry in logs] == [("error", reason)] * 2
 
 
+def found(kind: str, body: Callable[[Request], bytes] = ok) -> Callable[[Request], bytes]:
+    """The answer to an inquiry or a cancel about a movement of this kind that was decided so."""
+
+    def answer(request: Request) -> bytes:
+        asked = Request(request.head, json.dumps(request.json | {"amount": AMOUNT}).encode())
+        return b'{"status": "found", "kind": "%s", "answer": %s}' % (kind.encode(), body(asked))
+
+    return answer
+
+
+OFFERS = b'"offers": {"dedupe_window_s": 60, "cancel": true, "expiry": false}'
 INQUIRIES: Mapping[bytes, object] = {
-    b'{"status": "not_found"}': NotFound(),
+    b'{"status": "not_found", "reference": "pr_1", %s}' % OFFERS: NotFound(Offers(60, cancel=True, expiry=False)),
+    b'{"status": "not_found", "reference": "pr_1", %s}' % OFFERS.replace(b"60", b"null").replace(b"false", b"true"): (
+        NotFound(Offers(None, cancel=True, expiry=True))
+    ),
+    b'{"status": "not_found", "reference": "pr_1"}': Unknown("malformed"),
+    b'{"status": "not_found", %s}' % OFFERS: Unknown("malformed"),
+    b'{"status": "not_found", "reference": "pr_2", %s}' % OFFERS: Unknown("wrong_echo"),
+    b'{"status": "not_found", "reference": "pr_1", "offers": null}': Unknown("malformed"),
+    **{
+        b'{"status": "not_found", "reference": "pr_1", %s}' % OFFERS.replace(right, wrong): Unknown("malformed")
+        for right, wrong in (
+            (b'"cancel": true, ', b""),
+            (b', "expiry": false', b""),
+            (b'"dedupe_window_s": 60, ', b""),
+            (b"true", b"1"),
+            (b"true", b"null"),
+            (b"false", b'"false"'),
+            (b"60", b"-1"),
+            (b"60", b'"60"'),
+            (b"60", b"true"),
+            (b"60", b"NaN"),
+            (b"60", b"Infinity"),
+            (b"60", b"1e999"),
+            (b"60", b"1e13"),
+            (b'"expiry"', b'"cancel": false, "expiry"'),
+        )
+    },
+    b'{"status": "cancelled", "reference": "pr_1"}': Absent(),
+    b'{"status": "cancelled", "reference": "pr_2"}': Unknown("wrong_echo"),
+    b'{"status": "cancelled"}': Unknown("malformed"),
     b'{"status": "found"}': Unknown("malformed"),
+    b'{"status": "found", "kind": "sale", "answer": null}': Unknown("malformed"),
     b'{"status": "perhaps"}': Unknown("malformed"),
     b'{"status": "not_found", "status": "found"}': Unknown("malformed"),
+    b'{"reference": "pr_1"}': Unknown("malformed"),
+    b"null": Unknown("malformed"),
+    b"[]": Unknown("malformed"),
     b"{}": Unknown("malformed"),
 }
 
 
 @pytest.mark.parametrize("body", INQUIRIES)
 async def test_inquiries_without_an_answer(far: FarSide, client: ProcessorClient, body: bytes) -> None:
-    """Only a plain `not_found` says that the reference is not known; it is no outcome of a sale."""
+    """Only a plain word about this reference counts: that it is void, or not known, and what helps then."""
     far.script = says(lambda _: body)
-    assert await client.inquire("pr_1", AMOUNT, "USD") == INQUIRIES[body]
+    assert await client.inquire(movement()) == INQUIRIES[body]
+
+
+@pytest.mark.parametrize("body", INQUIRIES)
+async def test_cancels_without_an_answer(far: FarSide, client: ProcessorClient, body: bytes) -> None:
+    """A cancel is believed as an inquiry is; that the reference is not known is no answer to it."""
+    far.script = says(lambda _: body)
+    expected = INQUIRIES[body]
+    assert await client.cancel(movement()) == (Unknown("malformed") if b"not_found" in body else expected)
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_what_was_decided_is_believed_of_the_same_kind_only(
+    far: FarSide, client: ProcessorClient, kind: Kind
+) -> None:
+    """Inquiries and cancels give what was decided; an answer about a movement of another kind is about another."""
+    moved = movement(kind, "pr_9")
+    for told in Kind:
+        done = {"status": DONE[PATHS[kind]]}
+        far.script = says(found(told, lambda r, done=done: ok(r, **done)))  # type: ignore[misc]
+        expected = Approved("pass") if told is kind else Unknown("wrong_echo")
+        assert await client.inquire(moved) == await client.cancel(moved) == expected
+        far.script = says(found(told, declined))
+        assert (await client.inquire(moved) == Declined("pass", "soft", "05")) is (told is kind)
+    far.script = says(found(kind, lambda r: ok(r, status="cancelled")))
+    assert await client.inquire(moved) == await client.cancel(moved) == Unknown("wrong_echo")
+
+
+async def test_inquiries_and_cancels_ask_for_the_reference_only(far: FarSide, client: ProcessorClient) -> None:
+    """They carry the reference, a cancel also its charge's: no card, no amount."""
+    moved = movement(Kind.REFUND, "pr_9")
+    await client.inquire(moved)
+    await client.cancel(moved)
+    assert [(request.line, request.json) for request in far.requests] == [
+        ("POST /wire/inquire HTTP/1.1", {"reference": "pr_9"}),
+        ("POST /wire/cancel HTTP/1.1", {"reference": "pr_9", "charge": "pr_1"}),
+    ]
+
+
+@pytest.mark.parametrize("status", [201, 400, 404, 409, 500])
+async def test_only_200_cancels(far: FarSide, client: ProcessorClient, status: int) -> None:
+    """A cancel that is not offered, or fails, says nothing about the reference."""
+    far.script = says(lambda _: b'{"status": "cancelled", "reference": "pr_1", "error": "not_offered"}', status)
+    assert await client.cancel(movement()) == Unknown("status")
 
 
 @pytest.mark.parametrize("status", [201, 202, 203, 226, 400, 401, 402, 404, 409, 429, 500, 502, 503])
@@ -552,7 +773,7 @@ async def test_silence_times_out(far: FarSide, hasty: ProcessorClient) -> None:
 
     far.script = silent
     async with asyncio.timeout(1.5 * HASTY_S):
-        sold, found = await asyncio.gather(sell(hasty), hasty.inquire("pr_1", AMOUNT, "USD"))
+        sold, found = await asyncio.gather(sell(hasty), hasty.inquire(movement()))
     assert sold == found == Unknown("timeout")
 
 
@@ -567,7 +788,7 @@ async def test_a_request_on_a_dying_connection_is_sent_once(
     assert await sell(client, "pr_1") == Approved("pass")
     far.script = ends
     assert await sell(client, "pr_2") == Unknown("connection")
-    assert await client.inquire("pr_2", AMOUNT, "USD") == Unknown("connection")
+    assert await client.inquire(movement(reference="pr_2")) == Unknown("connection")
     far.script = says(ok)
     assert await sell(client, "pr_3") == Approved("pass")
     assert [request.json["reference"] for request in far.requests] == ["pr_1", "pr_2", "pr_2", "pr_3"]

@@ -11,32 +11,35 @@ import ssl
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from gateway.processor.stub.book import Book
 from gateway.processor.stub.faults import FaultPlan, Faults
 from gateway.processor.stub.protocol import Card
-from gateway.processor.stub.server import ProcessorStub, StubConfig
-from gateway.processor.stub.wire import SLOW_S
+from gateway.processor.stub.server import ProcessorStub
+from gateway.processor.stub.wire import PACE
+from tests.gateway.processor.caller import (
+    GOOD,
+    HASTE,
+    HOLDER,
+    KEY,
+    Caller,
+    Clock,
+    Pki,
+    card,
+    config,
+    follow_up,
+    not_found,
+    sale,
+)
 
 pytestmark = pytest.mark.server
 
-KEY = "a-processor-key-for-tests"
-GOOD = "4242424242424242"
-HOLDER = "Ramona Testholder"
-SLOW_FOR_TESTS_S = 0.3
 FAULT_DEFAULTS = {
     "seed": 0,
     "lost_request": 0,
@@ -53,137 +56,6 @@ FAULT_DEFAULTS = {
     "dedupe_window_s": 86400,
     "inquiry_lag_s": 0,
 }
-
-
-@dataclass(frozen=True)
-class Pki:
-    cert: Path
-    key: Path
-
-    def client_context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.cert))
-
-
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    """A self-signed certificate for 127.0.0.1 that clients trust."""
-    folder = tmp_path_factory.mktemp("pki")
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "processor")])
-    now = datetime.now(UTC)
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(private, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(cert.public_bytes(pem))
-    plain = serialization.NoEncryption()
-    (folder / "key.pem").write_bytes(
-        private.private_bytes(pem, serialization.PrivateFormat.PKCS8, encryption_algorithm=plain)
-    )
-    return Pki(folder / "cert.pem", folder / "key.pem")
-
-
-@dataclass
-class Clock:
-    """Seconds since 1970, moved by hand."""
-
-    now: float = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Caller:
-    """Someone with the processor key, on one pool of kept-alive connections as the gateway has."""
-
-    def __init__(self, session: aiohttp.ClientSession, tls: ssl.SSLContext, control: int, wire: int) -> None:
-        self.session = session
-        self.tls = tls
-        self.control_url = f"https://127.0.0.1:{control}"
-        self.wire_url = f"https://127.0.0.1:{wire}"
-
-    async def ask(self, method: str, url: str, body: object = None) -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {KEY}"}
-        async with self.session.request(method, url, json=body, headers=headers, ssl=self.tls) as response:
-            return response.status, await response.json()
-
-    async def sale(self, reference: str = "ref-1", **change: Any) -> tuple[int, Any]:
-        return await self.ask("POST", f"{self.wire_url}/wire/sale", sale(reference, **change))
-
-    async def verify(self, reference: str = "ref-1", **card_change: Any) -> tuple[int, Any]:
-        body = {"reference": reference, "card": card(**card_change)}
-        return await self.ask("POST", f"{self.wire_url}/wire/verify", body)
-
-    async def inquire(self, reference: str = "ref-1") -> Any:
-        return (await self.ask("POST", f"{self.wire_url}/wire/inquire", {"reference": reference}))[1]
-
-    async def faults(self, **plan: Any) -> tuple[int, Any]:
-        return await self.ask("PUT", f"{self.control_url}/v1/faults", plan)
-
-    async def charges(self) -> dict[str, Any]:
-        _, listing = await self.ask("GET", f"{self.control_url}/v1/charges")
-        assert (listing["object"], listing["has_more"]) == ("list", False)
-        return {row["reference"]: row for row in listing["data"]}
-
-    async def effects(self, reference: str = "ref-1") -> int | None:
-        rows = await self.charges()
-        return rows[reference]["effects"] if reference in rows else None
-
-
-def card(**change: Any) -> dict[str, Any]:
-    """Give a valid card unless told otherwise; None leaves a field out."""
-    whole = {"number": GOOD, "exp_month": 12, "exp_year": 2031, "name": HOLDER, "cvc": "737"} | change
-    return {name: value for name, value in whole.items() if value is not None}
-
-
-def sale(reference: str = "ref-1", **change: Any) -> dict[str, Any]:
-    """Give a valid sale unless told otherwise."""
-    return {"reference": reference, "amount": 1234, "currency": "USD", "card": card()} | change
-
-
-def config(pki: Pki, memory: Path, **change: Any) -> StubConfig:
-    """Listen on any free ports unless told otherwise."""
-    whole: dict[str, Any] = {
-        "host": "127.0.0.1",
-        "control_port": 0,
-        "wire_port": 0,
-        "cert": pki.cert,
-        "key": pki.key,
-        "processor_key": KEY,
-        "memory": memory,
-    }
-    return StubConfig(**whole | change)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """Hold the time of the running double."""
-    return Clock()
-
-
-@pytest.fixture
-async def stub(pki: Pki, tmp_path: Path, clock: Clock) -> AsyncIterator[ProcessorStub]:
-    """Run a double with an empty memory."""
-    server = ProcessorStub(config(pki, tmp_path / "memory.db"), slow_s=SLOW_FOR_TESTS_S, clock=clock)
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def caller(pki: Pki, stub: ProcessorStub) -> AsyncIterator[Caller]:
-    """Open the pool of one client."""
-    async with aiohttp.ClientSession() as session:
-        yield Caller(session, pki.client_context(), stub.control_port, stub.wire_port)
 
 
 # --- answers -------------------------------------------------------------------------------------------------
@@ -205,6 +77,7 @@ async def test_an_unpublished_number_is_captured_and_moves_money_once(caller: Ca
     assert row == answer | {
         "kind": "sale",
         "last4": "4242",
+        "authorized": 1234,
         "effects": 1,
         "refunded": 0,
         "created": "2027-01-15T08:00:00Z",
@@ -274,12 +147,12 @@ async def test_one_charge_can_be_looked_up_by_reference(caller: Caller) -> None:
 
 
 async def test_an_inquiry_repeats_the_original_answer(caller: Caller) -> None:
-    """Inquiry by reference gives the kind and the whole first answer, or `not_found`."""
+    """Inquiry by reference gives the kind and the whole first answer, or `not_found` and what helps then."""
     _, sold = await caller.sale("s", card=card(number="4000000000009995"))
     _, verified = await caller.verify("v")
     assert await caller.inquire("s") == {"status": "found", "kind": "sale", "answer": sold}
     assert await caller.inquire("v") == {"status": "found", "kind": "verify", "answer": verified}
-    assert await caller.inquire("x") == {"status": "not_found"}
+    assert await caller.inquire("x") == not_found("x")
 
 
 # --- the same reference again --------------------------------------------------------------------------------
@@ -328,6 +201,11 @@ async def test_a_reference_stands_for_one_movement_only(
 
 ROUTES = [
     ("wire", "POST", "/wire/sale"),
+    ("wire", "POST", "/wire/authorize"),
+    ("wire", "POST", "/wire/capture"),
+    ("wire", "POST", "/wire/void"),
+    ("wire", "POST", "/wire/refund"),
+    ("wire", "POST", "/wire/cancel"),
     ("wire", "POST", "/wire/verify"),
     ("wire", "POST", "/wire/inquire"),
     ("wire", "POST", "/wire/unknown"),
@@ -335,6 +213,7 @@ ROUTES = [
     ("control", "GET", "/v1/faults"),
     ("control", "GET", "/v1/charges"),
     ("control", "GET", "/v1/charges/ref-1"),
+    ("control", "GET", "/v1/movements"),
     ("control", "GET", "/v1/verifications"),
 ]
 KEYS = [None, "Bearer", f"Bearer {KEY}x", f"Basic {KEY}", "Bearer \xe9", KEY]
@@ -390,7 +269,32 @@ BAD_SALES = [
     pytest.param(sale(card=card(exp_year=31)), "card.exp_year", id="year"),
     pytest.param(sale(card=card(cvc="12")), "card.cvc", id="cvc-short"),
     pytest.param(sale(card=card() | {"cvc": None}), "card.cvc", id="cvc-null"),
+    pytest.param(sale(not_after=-1), "not_after", id="before-1970"),
+    pytest.param(sale(not_after=1.5), "not_after", id="fraction"),
+    pytest.param(sale(not_after=10**12), "not_after", id="milliseconds"),
+    pytest.param(sale(not_after=None), "not_after", id="not-after-null"),
     pytest.param([sale()], None, id="list"),
+]
+BAD_FOLLOW_UPS = [
+    pytest.param(follow_up("r", extra=1), None, id="unknown-field"),
+    pytest.param(follow_up("r", card=card()), None, id="card"),
+    pytest.param(sale("r"), None, id="sale"),
+    pytest.param({"reference": "r", "amount": 1, "currency": "USD"}, None, id="no-charge"),
+    pytest.param(follow_up("r", charge="ref 1"), "charge", id="charge-space"),
+    pytest.param(follow_up("r", charge=None), "charge", id="charge-null"),
+    pytest.param(follow_up(""), "reference", id="empty-reference"),
+    pytest.param(follow_up("r", amount=0), "amount", id="zero"),
+    pytest.param(follow_up("r", amount=-1), "amount", id="negative"),
+    pytest.param(follow_up("r", amount=1.0), "amount", id="float"),
+    pytest.param(follow_up("r", currency="usd"), "currency", id="lower-case"),
+    pytest.param(follow_up("r", currency="USD\n"), "currency", id="currency-line-feed"),
+    pytest.param(follow_up("r", not_after="1"), "not_after", id="text"),
+]
+BAD_CANCELS = [
+    pytest.param({}, None, id="nothing"),
+    pytest.param({"reference": "r", "amount": 1}, None, id="unknown-field"),
+    pytest.param({"reference": "r" * 65}, "reference", id="long-reference"),
+    pytest.param({"reference": "r", "charge": None}, "charge", id="charge-null"),
 ]
 
 
@@ -398,8 +302,27 @@ BAD_SALES = [
 async def test_a_sale_is_read_strictly(caller: Caller, body: object, field: str | None) -> None:
     """What is not exactly a sale is 400 naming our field, never the sender's words, and moves nothing."""
     expected = {"error": "invalid_request"} | ({"field": field} if field else {})
-    assert await caller.ask("POST", f"{caller.wire_url}/wire/sale", body) == (400, expected)
+    for route in ("sale", "authorize"):
+        assert await caller.wire(route, body) == (400, expected)
     assert await caller.charges() == {}
+
+
+@pytest.mark.parametrize(("body", "field"), BAD_FOLLOW_UPS)
+@pytest.mark.parametrize("route", ["capture", "void", "refund"])
+async def test_what_follows_is_read_strictly(caller: Caller, route: str, body: object, field: str | None) -> None:
+    """What is not exactly a capture, a void or a refund is 400 naming our field, and leaves no trace."""
+    await caller.sale()
+    expected = {"error": "invalid_request"} | ({"field": field} if field else {})
+    assert await caller.wire(route, body) == (400, expected)
+    assert set(await caller.movements()) == {"ref-1"}
+
+
+@pytest.mark.parametrize(("body", "field"), BAD_CANCELS)
+async def test_a_cancel_is_read_strictly(caller: Caller, body: object, field: str | None) -> None:
+    """What is not exactly a cancel is 400 naming our field, and makes nothing void."""
+    expected = {"error": "invalid_request"} | ({"field": field} if field else {})
+    assert await caller.wire("cancel", body) == (400, expected)
+    assert await caller.tombstones() == []
 
 
 @pytest.mark.parametrize("amount", [1, 999_999_999_999])
@@ -480,31 +403,25 @@ async def test_a_plan_is_shown_as_set_and_healed_by_nothing(caller: Caller) -> N
 
 BAD_PLANS = [
     *[
-        pytest.param({name: value}, 400, name, id=f"{name}-{value}")
+        pytest.param({name: value}, name, id=f"{name}-{value}")
         for name in FAULT_DEFAULTS
         if name not in {"seed", "capability", "dedupe_window_s", "inquiry_lag_s"}
         for value in (-0.1, 1.1, "1", True)
     ],
-    pytest.param({"seed": 0.5}, 400, "seed", id="seed"),
-    pytest.param({"capability": "E"}, 400, "capability", id="capability-unknown"),
-    pytest.param({"dedupe_window_s": -1}, 400, "dedupe_window_s", id="window"),
-    pytest.param({"inquiry_lag_s": -1}, 400, "inquiry_lag_s", id="lag"),
-    pytest.param({"typo": 1}, 400, None, id="unknown"),
-    pytest.param({"late_effect": 0.1}, 422, "late_effect", id="late-effect"),
-    pytest.param({"duplicate": 0.1}, 422, "duplicate", id="duplicate"),
-    *[pytest.param({"capability": each}, 422, "capability", id=f"capability-{each}") for each in "BCD"],
+    pytest.param({"seed": 0.5}, "seed", id="seed"),
+    pytest.param({"capability": "E"}, "capability", id="capability-unknown"),
+    pytest.param({"dedupe_window_s": -1}, "dedupe_window_s", id="window"),
+    pytest.param({"inquiry_lag_s": -1}, "inquiry_lag_s", id="lag"),
+    pytest.param({"typo": 1}, None, id="unknown"),
 ]
 
 
-@pytest.mark.parametrize(("plan", "status", "field"), BAD_PLANS)
-async def test_a_bad_plan_is_refused_whole(
-    caller: Caller, plan: dict[str, Any], status: int, field: str | None
-) -> None:
-    """A plan out of range is 400, one not simulated yet 422, both naming the field; the old plan stays."""
+@pytest.mark.parametrize(("plan", "field"), BAD_PLANS)
+async def test_a_bad_plan_is_refused_whole(caller: Caller, plan: dict[str, Any], field: str | None) -> None:
+    """A plan out of range is 400 naming the field, and the old plan stays."""
     await caller.faults(seed=3)
-    code = "invalid_request" if status == 400 else "not_supported_yet"
-    expected = {"error": code} | ({"field": field} if field else {})
-    assert await caller.faults(**plan) == (status, expected)
+    expected = {"error": "invalid_request"} | ({"field": field} if field else {})
+    assert await caller.faults(**plan) == (400, expected)
     assert (await caller.ask("GET", f"{caller.control_url}/v1/faults"))[1] == {**FAULT_DEFAULTS, "seed": 3}
 
 
@@ -513,7 +430,7 @@ async def test_a_lost_request_has_no_effect(caller: Caller) -> None:
     await caller.faults(lost_request=1)
     with pytest.raises(CUT):
         await caller.sale()
-    assert await caller.inquire() == {"status": "not_found"}
+    assert await caller.inquire() == not_found()
     assert await caller.effects() is None
     await caller.faults()
     assert (await caller.sale())[1]["status"] == "captured"
@@ -569,7 +486,7 @@ async def test_a_wrong_echo_gets_one_thing_wrong(caller: Caller) -> None:
 
 async def test_a_slow_answer_comes_after_its_effect(caller: Caller) -> None:
     """While the answer is held back the truth shows the effect already; the answer itself is right."""
-    assert SLOW_S == 12
+    assert PACE.slow_s == 12
     await caller.faults(slow=1)
     started = time.monotonic()
     pending = asyncio.create_task(caller.sale())
@@ -577,7 +494,7 @@ async def test_a_slow_answer_comes_after_its_effect(caller: Caller) -> None:
         await asyncio.sleep(0.01)
     assert not pending.done()
     assert (await pending)[1]["status"] == "captured"
-    assert time.monotonic() - started >= SLOW_FOR_TESTS_S
+    assert time.monotonic() - started >= HASTE.slow_s
 
 
 async def test_a_slow_client_that_leaves_is_charged_all_the_same(caller: Caller) -> None:
@@ -646,7 +563,7 @@ async def test_an_inquiry_lags_behind_the_effect(caller: Caller, clock: Clock) -
     await caller.faults(inquiry_lag_s=30)
     await caller.sale()
     clock.now += 29.9
-    assert await caller.inquire() == {"status": "not_found"}
+    assert await caller.inquire() == not_found()
     assert await caller.effects() == 1
     clock.now += 0.1
     assert (await caller.inquire())["status"] == "found"
@@ -670,16 +587,54 @@ async def test_inquiry_is_struck_by_its_own_faults_only(caller: Caller) -> None:
     await caller.faults(slow=1)
     started = time.monotonic()
     await caller.inquire()
-    assert time.monotonic() - started >= SLOW_FOR_TESTS_S
+    assert time.monotonic() - started >= HASTE.slow_s
 
 
 @pytest.mark.parametrize("fault", ["lost_request", "lost_reply"])
-async def test_a_verification_is_struck_like_a_sale(caller: Caller, fault: str) -> None:
-    """Verifications meet the same schedule."""
+@pytest.mark.parametrize("route", ["authorize", "capture", "void", "refund", "verify"])
+async def test_every_movement_is_struck_like_a_sale(caller: Caller, route: str, fault: str) -> None:
+    """Whatever moves money, and a verification, meets the same schedule."""
+    await (caller.sale() if route == "refund" else caller.authorize())
+    bodies = {"authorize": sale("struck"), "verify": {"reference": "struck", "card": card()}}
     await caller.faults(**{fault: 1})
     with pytest.raises(CUT):
-        await caller.verify()
-    assert (await caller.inquire())["status"] == ("not_found" if fault == "lost_request" else "found")
+        await caller.wire(route, bodies.get(route, follow_up("struck")))
+    assert (await caller.inquire("struck"))["status"] == ("not_found" if fault == "lost_request" else "found")
+
+
+@pytest.mark.parametrize("fault", ["lost_request", "error_before"])
+async def test_a_cancel_that_is_lost_cancels_nothing(caller: Caller, fault: str) -> None:
+    """A cancel that never arrived, or failed before it acted, leaves the reference usable."""
+    await caller.faults(**{fault: 1})
+    await _outcome(caller.cancel())
+    await caller.faults()
+    assert await caller.tombstones() == []
+    assert (await caller.sale())[1]["status"] == "captured"
+
+
+@pytest.mark.parametrize("fault", ["lost_reply", "error_after", "truncated", "wrong_echo"])
+async def test_a_cancel_that_is_told_badly_holds(caller: Caller, fault: str) -> None:
+    """A cancel that was done is done, whatever becomes of its answer."""
+    await caller.faults(**{fault: 1})
+    await _outcome(caller.cancel())
+    await caller.faults()
+    assert [each["reference"] for each in await caller.tombstones()] == ["ref-1"]
+    assert (await caller.sale())[1]["status"] == "cancelled"
+
+
+async def test_a_wrong_echo_of_a_cancel_is_about_something_else(caller: Caller) -> None:
+    """Void is said of another reference; of what was decided, one thing is said wrong."""
+    _, sold = await caller.sale("sold")
+    await caller.faults(seed=1, wrong_echo=1)
+    assert (await caller.cancel("r-10"))[1] == {"status": "cancelled", "reference": "r-11"}
+    wrong = set()
+    for _ in range(12):
+        _, found = await caller.cancel("sold")
+        assert (found["status"], found["kind"]) == ("found", "sale")
+        differing = {name for name, value in sold.items() if found["answer"][name] != value}
+        assert len(differing) == 1
+        wrong |= differing
+    assert wrong == {"amount", "reference", "currency"}
 
 
 async def _outcome(attempt: Awaitable[tuple[int, Any]]) -> str:
@@ -687,6 +642,8 @@ async def _outcome(attempt: Awaitable[tuple[int, Any]]) -> str:
         status, answer = await attempt
     except CUT:
         return "cut"
+    except json.JSONDecodeError:
+        return "truncated"
     return f"{status} {answer.get('status', answer.get('error'))}"
 
 
@@ -699,13 +656,14 @@ async def _history(
         outcomes.append(await _outcome(caller.sale(f"{prefix}-{number}")))
         if inquiring:
             await caller.inquire(f"{prefix}-{number}")
+            await _outcome(caller.cancel(f"{prefix}-{number}-other"))
     rows = await caller.charges()
     effects = [rows.get(f"{prefix}-{number}", {}).get("effects") for number in range(30)]
     return list(zip(outcomes, effects, strict=True))
 
 
 async def test_a_seed_is_a_schedule(caller: Caller) -> None:
-    """The same seed strikes the same requests, whether inquiries come between or not; another seed others."""
+    """The same seed strikes the same movements, whatever inquiries and cancels come between; another seed others."""
     plan: dict[str, Any] = {"lost_request": 0.2, "lost_reply": 0.3, "error_after": 0.2}
     first = await _history(caller, "a", seed=7, **plan)
     assert {"cut", "500 processor_error", "200 captured"} == {outcome for outcome, _ in first}

@@ -1,73 +1,288 @@
-"""The life of a charge: every state with every event, and what each state means outside."""
+"""The life of money: every progress with every event, and what every kind of movement means wherever it stands.
 
+The tables are written out a second time, on purpose: an edge more is money moved twice.
+"""
+
+import re
 from itertools import product
+from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.rules.lifecycle import EDGES, MEANINGS, Event, IllegalEvent, Meaning, State, after, sources
+from gateway import errors
+from gateway.rules.lifecycle import (
+    AUDIT,
+    EDGES,
+    FOLLOWS,
+    MEANINGS,
+    OPEN,
+    REQUESTED,
+    Event,
+    IllegalEvent,
+    Kind,
+    Progress,
+    Status,
+    after,
+    amount_to_capture,
+    amount_to_refund,
+    diagram,
+    require_may_begin,
+    sources,
+)
 
 LEADS = {
-    ("sending", "charge.unclear"): "unknown",
-    ("sending", "charge.captured"): "captured",
-    ("sending", "charge.declined"): "declined",
-    ("sending", "charge.failed"): "rejected",
-    ("unknown", "charge.captured"): "captured",
-    ("unknown", "charge.declined"): "declined",
+    ("sending", "lost"): "unknown",
+    ("sending", "park"): "in_review",
+    ("sending", "do"): "done",
+    ("sending", "refuse"): "refused",
+    ("sending", "fail"): "failed",
+    ("unknown", "park"): "in_review",
+    ("unknown", "do"): "done",
+    ("unknown", "refuse"): "refused",
+    ("unknown", "fail"): "failed",
+    ("in_review", "do"): "done",
+    ("in_review", "refuse"): "refused",
+    ("in_review", "fail"): "failed",
 }
-"""Written out a second time, on purpose: an edge more is money moved twice."""
+FINAL = {"done", "refused", "failed"}
+
+IN_DOUBT = {"sending": "pending", "unknown": "pending", "in_review": "in_review"}
+BACK = {"done": "", "refused": "authorized", "failed": "authorized"}
+SHOWN: dict[str, dict[str, str]] = {
+    "sale": IN_DOUBT | {"done": "succeeded", "refused": "declined", "failed": "failed"},
+    "authorization": IN_DOUBT | {"done": "authorized", "refused": "declined", "failed": "failed"},
+    "capture": IN_DOUBT | BACK | {"done": "succeeded"},
+    "void": IN_DOUBT | BACK | {"done": "voided"},
+    "refund": IN_DOUBT | {"in_review": "pending", "done": "succeeded", "refused": "failed", "failed": "failed"},
+}
+"""The contract's public status of each state: of a charge, and in the last row of a refund."""
+NEVER_CHANGE = {"succeeded", "declined", "failed", "voided"}
+
+IN_THE_WAY: dict[str, dict[str, type[errors.GatewayError] | None]] = {
+    "pending": dict.fromkeys(("capture", "void", "refund"), errors.ChargeUnresolved),
+    "in_review": dict.fromkeys(("capture", "void", "refund"), errors.ChargeUnresolved),
+    "authorized": {"capture": None, "void": None, "refund": errors.ChargeNotCaptured},
+    "succeeded": {"capture": errors.ChargeCaptured, "void": errors.ChargeCaptured, "refund": None},
+    "declined": dict.fromkeys(("capture", "void", "refund"), errors.ChargeNotMade),
+    "failed": dict.fromkeys(("capture", "void", "refund"), errors.ChargeNotMade),
+    "voided": dict.fromkeys(("capture", "void", "refund"), errors.ChargeVoided),
+}
+"""What a charge of each status answers to each movement that is asked of it."""
+
+TOLD = {
+    "sale": ("charge.unclear", "charge.in_review", "charge.captured", "charge.declined", "charge.failed"),
+    "authorization": ("charge.unclear", "charge.in_review", "charge.authorized", "charge.declined", "charge.failed"),
+    "capture": ("capture.unclear", "capture.in_review", "capture.done", "capture.refused", "capture.failed"),
+    "void": ("void.unclear", "void.in_review", "void.done", "void.refused", "void.failed"),
+    "refund": ("refund.unclear", "refund.in_review", "refund.done", "refund.refused", "refund.failed"),
+}
 
 
-@pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
-def test_every_pair_leads_where_it_should_or_nowhere(state: State, event: Event) -> None:
-    """A legal event leads to its state; every other one raises, and says which it was."""
-    expected = LEADS.get((state.value, event.value))
+@pytest.mark.parametrize(("progress", "event"), list(product(Progress, Event)))
+def test_every_pair_leads_where_it_should_or_nowhere(progress: Progress, event: Event) -> None:
+    """A legal event leads to its place; every other one raises, and says which it was."""
+    expected = LEADS.get((progress.value, event.value))
 
     if expected is not None:
-        assert after(state, event) is State(expected)
+        assert after(progress, event) is Progress(expected)
     else:
-        with pytest.raises(IllegalEvent, match=f"{event.value} .* {state.value}"):
-            after(state, event)
+        with pytest.raises(IllegalEvent, match=f"{event.value} .* {progress.value}"):
+            after(progress, event)
 
 
-def test_nothing_leaves_a_final_state() -> None:
-    """A final state has no edge out, and a state that is not final has one."""
-    leaving = {state for state, _ in EDGES}
+@pytest.mark.parametrize("event", Event)
+def test_sources_are_the_places_where_an_event_may_happen(event: Event) -> None:
+    """The WHERE of a compare-and-set names exactly the places that have this edge, once each."""
+    assert sorted(source.value for source in sources(event)) == sorted(
+        place for place, name in LEADS if name == event.value
+    )
 
-    assert leaving == {state for state in State if not MEANINGS[state].final}
+
+def test_an_event_leads_to_one_place_from_wherever_it_happens() -> None:
+    """A compare-and-set writes where the event leads without reading where it came from."""
+    for event in Event:
+        assert len({after(source, event) for source in sources(event)}) == 1
 
 
-def test_every_state_can_be_reached() -> None:
-    """From `sending`, where every charge begins, and nothing leads back to it."""
-    reached, before = {State.SENDING}, set[State]()
+def test_nothing_leaves_what_is_final() -> None:
+    """Done, refused and failed have no edge out; what is open has one to each of them."""
+    assert {progress.value for progress in OPEN} == {progress.value for progress in Progress} - FINAL
+    assert {source for source, _ in EDGES} == set(OPEN)
+    for progress in OPEN:
+        assert {target.value for (source, _), target in EDGES.items() if source is progress} >= FINAL
+
+
+def test_every_place_can_be_reached() -> None:
+    """From `sending`, where every movement begins, and nothing leads back to it."""
+    reached, before = {Progress.SENDING}, set[Progress]()
     while reached != before:
         before = set(reached)
         reached |= {target for (source, _), target in EDGES.items() if source in before}
 
-    assert reached == set(State)
-    assert State.SENDING not in EDGES.values()
+    assert reached == set(Progress)
+    assert Progress.SENDING not in EDGES.values()
 
 
-def test_an_unclear_charge_can_only_be_resolved_by_what_the_processor_says() -> None:
-    """Not known is not failed: no event rejects a charge whose request may have left."""
-    assert {target for (source, _), target in EDGES.items() if source is State.UNKNOWN} == {
-        State.CAPTURED,
-        State.DECLINED,
+@pytest.mark.parametrize(("kind", "progress"), list(product(Kind, Progress)))
+def test_every_state_has_its_meaning_outside(kind: Kind, progress: Progress) -> None:
+    """Public status and finality of each pair are those of the contract."""
+    meaning = MEANINGS[kind, progress]
+
+    assert meaning.status == SHOWN[kind.value][progress.value]
+    assert meaning.final is (meaning.status in NEVER_CHANGE)
+    assert meaning.final or kind is not Kind.REFUND or progress in OPEN
+
+
+def test_only_an_authorization_waits_for_more_without_doubt() -> None:
+    """A charge that is neither in doubt nor final is authorized; nothing of a refund is."""
+    waiting = {
+        pair: meaning.status for pair, meaning in MEANINGS.items() if not meaning.final and pair[1] not in OPEN
+    }
+
+    assert set(waiting.values()) == {"authorized"}
+    assert {kind for kind, _ in waiting} == {Kind.AUTHORIZATION, Kind.CAPTURE, Kind.VOID}
+
+
+@pytest.mark.parametrize(("status", "kind"), list(product(get_args(Status), FOLLOWS)))
+def test_what_may_follow_and_what_stands_in_its_way(status: Status, kind: Kind) -> None:
+    """A capture or void follows an authorization, a refund a capture; each refusal has its own name."""
+    obstacle = IN_THE_WAY[status][kind.value]
+
+    if obstacle is None:
+        require_may_begin(kind, status)
+    else:
+        with pytest.raises(obstacle) as caught:
+            require_may_begin(kind, status)
+        assert type(caught.value) is obstacle
+
+
+def test_a_charge_begins_with_what_follows_nothing() -> None:
+    """A sale and an authorization follow nothing; all else is asked of a charge, and audited as asked."""
+    assert set(Kind) - set(FOLLOWS) == {Kind.SALE, Kind.AUTHORIZATION}
+    assert dict(REQUESTED) == {
+        Kind.CAPTURE: "capture.requested",
+        Kind.VOID: "void.requested",
+        Kind.REFUND: "refund.requested",
     }
 
 
-def test_every_state_has_a_meaning_outside() -> None:
-    """Public status, HTTP status and finality of each state are those of the contract."""
-    assert dict(MEANINGS) == {
-        State.SENDING: Meaning("pending", 202, final=False),
-        State.UNKNOWN: Meaning("pending", 202, final=False),
-        State.CAPTURED: Meaning("succeeded", 201, final=True),
-        State.DECLINED: Meaning("declined", 402, final=True),
-        State.REJECTED: Meaning("failed", 502, final=True),
+def test_every_edge_of_every_kind_has_its_audit_event() -> None:
+    """Each says what happened to what; what becomes of a refused or failed movement is never called done."""
+    table = {(kind, event): AUDIT[kind, event] for kind in Kind for event in Event}
+
+    assert table == {
+        (Kind(kind), event): word for kind, words in TOLD.items() for event, word in zip(Event, words, strict=True)
+    }
+    assert len(AUDIT) == len(Kind) * len(Event)
+
+
+# --- amounts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "captured"), [(None, 500), (1, 1), (499, 499), (500, 500)])
+def test_a_capture_takes_all_unless_less_is_asked(asked: int | None, captured: int) -> None:
+    """All that was authorized, or a part of it from one minor unit up."""
+    assert amount_to_capture(asked, 500) == captured
+
+
+@pytest.mark.parametrize("asked", [0, -1, 501, 2**63, -(2**63)])
+def test_a_capture_beyond_what_was_authorized_is_refused(asked: int) -> None:
+    """Zero, negative, or more than was authorized: refused, and the field is named."""
+    with pytest.raises(errors.AmountRefused) as caught:
+        amount_to_capture(asked, 500)
+    assert caught.value.pointers == ("/amount",)
+    assert str(asked) not in caught.value.detail.split()
+
+
+@pytest.mark.parametrize(
+    ("asked", "left", "result"),
+    [
+        (None, 500, 500),
+        (None, 1, 1),
+        (1, 500, 1),
+        (500, 500, 500),
+        (501, 500, errors.RefundTooLarge),
+        (2**63, 500, errors.RefundTooLarge),
+        (0, 500, errors.AmountRefused),
+        (-1, 500, errors.AmountRefused),
+        (None, 0, errors.NothingLeftToRefund),
+        (1, 0, errors.NothingLeftToRefund),
+        (0, 0, errors.AmountRefused),
+    ],
+)
+def test_a_refund_gives_back_what_is_left(
+    asked: int | None, left: int, result: int | type[errors.GatewayError]
+) -> None:
+    """All that is left unless less is asked; nothing left, too much, and no amount at all are three refusals."""
+    if isinstance(result, int):
+        assert amount_to_refund(asked, left) == result
+    else:
+        with pytest.raises(result) as caught:
+            amount_to_refund(asked, left)
+        assert caught.value.pointers == (() if result is errors.NothingLeftToRefund else ("/amount",))
+
+
+@given(st.integers(1, 10**12), st.lists(st.none() | st.integers(-5, 10**12), max_size=20))
+def test_refunds_in_any_order_never_give_back_more_than_was_captured(captured: int, asked: list[int | None]) -> None:
+    """Whatever is asked one after the other, what is left is never below zero, and each refund is at least one."""
+    left = captured
+    for amount in asked:
+        try:
+            given_back = amount_to_refund(amount, left)
+        except errors.GatewayError:
+            continue
+        assert 1 <= given_back <= left
+        left -= given_back
+
+
+# --- the picture ------------------------------------------------------------------------------------------------
+
+ARROW = re.compile(r"  (\S+) --> (\w+): (.+)")
+LABEL = re.compile(r"  (\w+): (\w+) (\w+) \((\w+)(, final)?\)")
+
+
+def arrows() -> set[tuple[str, str, str]]:
+    """Every arrow of the diagram: from, to, and what it says."""
+    matches = (ARROW.fullmatch(line) for line in diagram().splitlines())
+    return {(match[1], match[2], match[3]) for match in matches if match}
+
+
+def test_the_diagram_has_every_edge_and_no_other() -> None:
+    """Each edge of each kind with its audit event, each beginning, and what may follow what."""
+    lives = {
+        (f"{kind}_{source}", f"{kind}_{target}", TOLD[kind][list(Event).index(Event(event))])
+        for kind in TOLD
+        for (source, event), target in LEADS.items()
+    }
+    births = {("[*]", f"{kind}_sending", "card.opened, card.received") for kind in ("sale", "authorization")}
+    births |= {("[*]", "refund_sending", "refund.requested")}
+    authorized = ("authorization_done", "capture_refused", "capture_failed", "void_refused", "void_failed")
+    follow = {
+        (source, f"{kind}_sending", f"{kind}.requested") for source in authorized for kind in ("capture", "void")
     }
 
+    assert arrows() == lives | births | follow
 
-@pytest.mark.parametrize("event", Event)
-def test_sources_are_the_states_in_which_an_event_may_happen(event: Event) -> None:
-    """The WHERE of a compare-and-set names exactly the states that have this edge."""
-    assert {state.value for state in sources(event)} == {state for state, name in LEADS if name == event.value}
-    assert len(sources(event)) == len(set(sources(event)))
+
+def test_the_diagram_names_every_state() -> None:
+    """Each state is drawn once, with its public status and whether that is final; nothing leaves a final one."""
+    matches = [match for line in diagram().splitlines() if (match := LABEL.fullmatch(line))]
+    drawn = {match[1]: (match[4], match[5] is not None) for match in matches}
+
+    assert len(matches) == len(drawn) == len(Kind) * len(Progress)
+    assert drawn == {
+        f"{kind}_{progress}": (status, status in NEVER_CHANGE)
+        for kind, statuses in SHOWN.items()
+        for progress, status in statuses.items()
+    }
+    assert not {source for source, _, _ in arrows()} & {state for state, (_, final) in drawn.items() if final}
+
+
+def test_the_diagram_is_mermaid() -> None:
+    """It begins as Mermaid wants, and holds nothing but arrows, labels and comments."""
+    first, *rest = diagram().splitlines()
+
+    assert first == "stateDiagram-v2"
+    assert all(ARROW.fullmatch(line) or LABEL.fullmatch(line) or line.startswith("  %% ") for line in rest)

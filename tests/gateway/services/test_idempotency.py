@@ -4,7 +4,7 @@ import pytest
 
 from gateway.errors import IdempotencyKeyReused
 from gateway.rules.card import Brands, Card, read_card
-from gateway.services.idempotency import earlier_answer
+from gateway.services.idempotency import require_same_card, require_same_request, stored_answer
 from gateway.services.ports import CardIndex, Claim, Claimed
 from gateway.services.vault import Vault
 from keys.errors import UnknownKey
@@ -35,8 +35,11 @@ def standing(part: CardIndex | None) -> Claimed:
 
 async def asked(vault: Vault, part: CardIndex | None, card: Card | None, digest: bytes = DIGEST) -> bytes | None:
     """What a repeated request is answered."""
-    claim = Claim("POST /v1/tokens", "key", digest, None, "tok_2")
-    answer = await earlier_answer(vault, PARKS, claim, standing(part), card)
+    earlier = standing(part)
+    require_same_request(Claim("POST /v1/tokens", "key", digest, None, "tok_2"), earlier)
+    if card is not None:
+        await require_same_card(vault, PARKS, card, earlier)
+    answer = stored_answer(earlier)
     return answer.body if answer else None
 
 
@@ -69,3 +72,9 @@ async def test_a_part_of_a_key_to_come_is_not_waved_through(vault: Vault, card: 
     """A version that the key store does not show yet is no destroyed one: come back."""
     with pytest.raises(UnknownKey):
         await asked(vault, CardIndex(2, bytes(32)), card)
+
+
+def test_what_has_not_ended_has_no_answer() -> None:
+    """While the first request runs, and after it died, nothing is stored under its key."""
+    for running in (True, False):
+        assert stored_answer(Claimed(DIGEST, None, "tok_1", None, None, running)) is None

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -15,17 +15,22 @@ import msgspec
 
 from gateway.clock import SystemClock
 from gateway.rules.access import Application
-from gateway.rules.card import Brands, Card, read_card
+from gateway.rules.card import Brands, read_card
+from gateway.rules.lifecycle import Kind
 from gateway.services.charges import ChargeRequest, Charges
 from gateway.services.keyring import Keyring
 from gateway.services.mint import CardGiven, Mint
-from gateway.services.ports import Answer, Approved, Declined, Inquiry, NotFound, Outcome
+from gateway.services.movements import MovementRequest, Movements
+from gateway.services.points import Points, pass_by
+from gateway.services.ports import Answer
+from gateway.services.recovery import Recovery, Resender
 from gateway.services.reseal import Reseal, Tally
+from gateway.services.sending import Sender
 from gateway.services.tokens import Tokens
 from gateway.services.vault import Vault
 from gateway.store.database import Database
+from gateway.store.ledger import Ledger
 from gateway.store.migrate import migrate
-from gateway.store.postgres import Store
 from gateway.store.reseal import ResealStore
 from keys.audit import AuditPen
 from keys.deks import DekTable
@@ -40,28 +45,21 @@ from keys.rotation import Approval, Rotation
 from keys.secret import Secret
 from keys.states import State
 from tests.cards import canary
+from tests.gateway.store.far import FarSide
 from tests.gateway.store.postgres import APPLICATION, PARKS, UTILITIES, Postgres
 
-CALLERS = {name: Application(name, APPLICATION, 1_000_000, None) for name in (PARKS, UTILITIES)}
+DEPARTMENTS = (PARKS, UTILITIES)
 APPROVED = Approval("ada", "request-1")
-DECLINED_CARD = 64_999
+CITY_TIME = ZoneInfo("America/Los_Angeles")
 
 
-class Processor:
-    """Implements `ports.Processor`: approves everything, and declines to verify one card."""
+class Watch(SystemClock):
+    """A clock whose seconds a test can let pass at once; the time of day is left alone."""
 
-    async def sale(
-        self, reference: str, amount_minor: int, currency: str, card: Card, name: Secret[str], cvc: Secret[str] | None
-    ) -> Outcome:
-        return Approved("unchecked")
+    ahead_s = 0.0
 
-    async def verify(self, reference: str, card: Card, name: Secret[str], cvc: Secret[str]) -> Outcome:
-        if card.number.reveal() == canary(DECLINED_CARD):
-            return Declined("fail", "data", "N7")
-        return Approved("pass")
-
-    async def inquire(self, reference: str, amount_minor: int, currency: str) -> Inquiry:
-        return NotFound()
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
 
 
 @dataclass
@@ -77,18 +75,44 @@ class City:
     api: Database
     table: DekTable
     resealing: Database
+    working: Database
+    department: str = PARKS
+    """Whose pages these are, where nothing else is said."""
 
     def __post_init__(self) -> None:
-        self.clock = SystemClock()
+        self.clock = Watch()
         self.brands = brands()
 
     def ring(self) -> Ring:
         """All keys as they are now."""
         return self.keystore.open(self.root).ring()
 
-    def page(self) -> "Page":
+    def store(self, database: Database) -> Ledger:
+        """The store of one process."""
+        return Ledger(database)
+
+    def page(self, far: FarSide | None = None, at: Points = pass_by, api: Database | None = None) -> "Page":
         """An api process that has not looked yet."""
-        return Page(self)
+        return Page(self, far or FarSide(), at, api or self.api)
+
+    def recovery(self, far: FarSide, at: Points = pass_by) -> Recovery:
+        """A worker."""
+        pen = AuditPen("worker", {1: new_key()})
+        return Recovery(self.store(self.working), far, pen, self.clock, at)
+
+    async def expire(self, older_s: float = 0.0) -> None:
+        """Let the time pass for which anybody holds a movement or a key, and let movements be that much older."""
+        await self.owner.execute(
+            "UPDATE gateway.movements SET lease_until = now(), not_after = not_after - make_interval(secs => $1),"
+            " first_sent_at = first_sent_at - make_interval(secs => $1)",
+            older_s,
+        )
+        await self.owner.execute("UPDATE gateway.idempotency SET lease_until = now()")
+
+    async def movements(self) -> dict[str, asyncpg.Record]:
+        """Every movement, by its id."""
+        found = await self.owner.fetch("SELECT * FROM gateway.movements")
+        return {row["movement_id"]: row for row in found}
 
     async def rotation(self) -> Rotation:
         """What an officer changes keys with."""
@@ -144,30 +168,64 @@ class City:
 class Page:
     """One api process, and what a payment page asks of it."""
 
-    def __init__(self, city: City) -> None:
-        store, pen = Store(city.api), AuditPen("api", {1: new_key()})
+    def __init__(self, city: City, far: FarSide, at: Points, api: Database) -> None:
+        store, pen = city.store(api), AuditPen("api", {1: new_key()})
         self.keyring = Keyring(city.keystore, city.root, store, city.clock, pen, "api")
         vault = Vault(self.keyring, store, city.clock, city.brands)
-        wired = (store, vault, Mint(vault, city.clock), Processor(), pen, city.clock, ZoneInfo("America/Los_Angeles"))
-        self.tokens, self.charges = Tokens(*wired), Charges(*wired)
+        mint, sender = Mint(vault, city.clock), Sender(store, vault, far, pen, city.clock, at)
+        self.far, self.department = far, city.department
+        self.tokens = Tokens(store, vault, mint, far, pen, city.clock, CITY_TIME)
+        self.charges = Charges(store, vault, mint, sender, pen, city.clock, CITY_TIME, at)
+        self.movements = Movements(store, sender, pen, city.clock, at)
+        self.resender = Resender(store, sender, pen, city.clock, at)
 
     async def token(
-        self, card: int, key: str | None = None, *, department: str = PARKS, cvc: bool = False, usage: str = "multi"
+        self, card: int, key: str | None = None, *, department: str = "", cvc: bool = False, usage: str = "multi"
     ) -> dict[str, Any]:
         """Tokenize a card; gives what the page is answered."""
-        return _shown(await self.tokens.create(CALLERS[department], given(card, cvc=cvc), usage, key, "req_1"))
+        who = caller(department or self.department)
+        return _shown(await self.tokens.create(who, given(card, cvc=cvc), usage, key, "req_1"))
+
+    async def ask(
+        self,
+        key: str,
+        *,
+        department: str = "",
+        token: str | None = None,
+        card: CardGiven | None = None,
+        **change: Any,
+    ) -> Answer:
+        """Charge a token or a card; gives the answer."""
+        request = ChargeRequest(4_321, "USD", "R-1", None, 0, True, token, card, None, "req_1")
+        return await self.charges.create(caller(department or self.department), replace(request, **change), key)
 
     async def charge(
-        self, key: str, *, token: str | None = None, card: int | None = None, details: object = None
+        self, key: str, *, token: str | None = None, card: int | None = None, details: object = None, **change: Any
     ) -> dict[str, Any]:
-        """Charge a token or a card."""
+        """Charge a token or a card; gives what the page is answered."""
         brought = given(card) if card is not None else None
-        request = ChargeRequest(4_321, "USD", "R-1", None, 0, True, token, brought, details, "req_1")
-        return _shown(await self.charges.create(CALLERS[PARKS], request, key))
+        return _shown(await self.ask(key, token=token, card=brought, details=details, **change))
+
+    async def move(
+        self, kind: Kind, charge_id: str, key: str, amount: int | None = None, department: str = ""
+    ) -> Answer:
+        """Capture, void or refund a charge; gives the answer."""
+        ways = {
+            Kind.CAPTURE: self.movements.capture,
+            Kind.VOID: self.movements.void,
+            Kind.REFUND: self.movements.refund,
+        }
+        asked = MovementRequest(charge_id, amount, "req_1")
+        return await ways[kind](caller(department or self.department), asked, key)
 
     async def erase(self, token: str) -> None:
         """Destroy a card."""
-        await self.tokens.erase(CALLERS[PARKS], token, "req_1")
+        await self.tokens.erase(caller(self.department), token, "req_1")
+
+
+def caller(department: str) -> Application:
+    """The one application of a department."""
+    return Application(department, APPLICATION, 1_000_000, None)
 
 
 def given(card: int, *, cvc: bool = False) -> CardGiven:
@@ -193,18 +251,21 @@ async def founded(postgres: Postgres, name: str, folder: Path) -> AsyncIterator[
         stack.push_async_callback(superuser.execute, f"DROP DATABASE {name} WITH (FORCE)")
         owner, keys = [await postgres.connect(process, database=name) for process in ("owner", "keys")]
         await migrate(owner)
-        for department in CALLERS:
+        for department in DEPARTMENTS:
             await owner.execute("INSERT INTO gateway.departments VALUES ($1, $1, now())", department)
             await owner.execute(
                 "INSERT INTO gateway.applications VALUES ($1, $2, $2, NULL, 1000000, now())", department, APPLICATION
             )
-        opened = [await Database.open(postgres.arguments(p) | {"database": name}, 10) for p in ("api", "reseal")]
+        processes = ("api", "reseal", "worker")
+        opened = [await Database.open(postgres.arguments(p) | {"database": name}, 10) for p in processes]
         for database in opened:
             stack.push_async_callback(database.close)
+        api, resealing, working = opened
         keystore, root, now = Keystore(folder / "keystore", "demo"), FileRoot(new_key()), SystemClock().now()
         entry = RootEntry(1, "file", "file:/root.key", State.ACTIVE, now)
         keystore.initialise(root, entry, folder / "secrets", now)
-        city = City(postgres, name, keystore, root, folder / "secrets", owner, opened[0], DekTable(keys), opened[1])
+        table = DekTable(keys)
+        city = City(postgres, name, keystore, root, folder / "secrets", owner, api, table, resealing, working)
         await city.rotation()
         yield city
         await owner.close()

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.embedded import EmbeddedPostgres
 from gateway.store.database import Database
+from gateway.store.ledger import Ledger
 from gateway.store.migrate import migrate
-from gateway.store.postgres import Store
 from tests.gateway.store.city import City, founded
 from tests.gateway.store.postgres import (
     APPLICATION,
@@ -26,6 +26,7 @@ from tests.gateway.store.postgres import (
     Wire,
     with_roles,
 )
+from tests.gateway.store.quarter import Quarter, quarter_of
 
 POOL_MAX = 10
 
@@ -58,16 +59,21 @@ async def postgres(open_home: Path) -> AsyncIterator[Postgres]:
 async def populate(owner: asyncpg.Connection) -> None:
     """What every test finds."""
     for department in (PARKS, UTILITIES):
-        await owner.execute("INSERT INTO gateway.departments VALUES ($1, $1, now())", department)
-        await owner.execute(
-            "INSERT INTO gateway.applications VALUES ($1, $2, $2, NULL, 1000000, now())", department, APPLICATION
-        )
-        await owner.execute("INSERT INTO gateway.services VALUES ($1, $2, $2, '1', now())", department, SERVICE)
+        await settle(owner, department)
     await owner.execute(
         "INSERT INTO gateway.key_generations VALUES ($1, 'active'), ($2, 'retired')", GENERATION, RETIRED
     )
     await owner.executemany("INSERT INTO gateway.fingerprint_versions VALUES ($1, $2)", FINGERPRINTS.items())
     await owner.execute("INSERT INTO gateway.key_manifest (version) VALUES (1)")
+
+
+async def settle(owner: asyncpg.Connection, department: str) -> None:
+    """A department with an application and a service."""
+    await owner.execute("INSERT INTO gateway.departments VALUES ($1, $1, now())", department)
+    await owner.execute(
+        "INSERT INTO gateway.applications VALUES ($1, $2, $2, NULL, 1000000, now())", department, APPLICATION
+    )
+    await owner.execute("INSERT INTO gateway.services VALUES ($1, $2, $2, '1', now())", department, SERVICE)
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +93,30 @@ async def database(postgres: Postgres) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def store(database: Database) -> Store:
+def store(database: Database) -> Ledger:
     """The store on it."""
-    return Store(database)
+    return Ledger(database)
+
+
+@pytest.fixture
+async def borough(owner: asyncpg.Connection) -> str:
+    """A department of the test's own, where nobody else's charges wait."""
+    await settle(owner, name := "borough_" + secrets.token_hex(4))
+    return name
+
+
+@pytest.fixture(scope="session")
+async def working(postgres: Postgres) -> AsyncIterator[Database]:
+    """A worker's pool."""
+    database = await Database.open(postgres.arguments("worker"), POOL_MAX)
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="session")
+def worker(working: Database) -> Ledger:
+    """The store as a worker has it."""
+    return Ledger(working)
 
 
 @pytest.fixture
@@ -97,6 +124,19 @@ async def city(postgres: Postgres, tmp_path: Path) -> AsyncIterator[City]:
     """A city that a test may rotate as it likes."""
     async with founded(postgres, "city_" + secrets.token_hex(4), tmp_path) as city:
         yield city
+
+
+@pytest.fixture(scope="session")
+async def town(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[City]:
+    """A city that many tests share: nobody rotates its keys, and each test makes its own charges."""
+    async with founded(postgres, "town", tmp_path_factory.mktemp("town")) as city:
+        yield city
+
+
+@pytest.fixture
+async def quarter(town: City) -> Quarter:
+    """A department of the town for one test."""
+    return await quarter_of(town, "quarter_" + secrets.token_hex(4))
 
 
 @pytest.fixture
@@ -120,6 +160,6 @@ async def frail_database(postgres: Postgres, wire: Wire) -> AsyncIterator[Databa
 
 
 @pytest.fixture
-def frail(frail_database: Database) -> Store:
+def frail(frail_database: Database) -> Ledger:
     """The store behind that wire."""
-    return Store(frail_database)
+    return Ledger(frail_database)

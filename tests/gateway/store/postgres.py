@@ -18,8 +18,21 @@ import asyncpg
 
 from gateway.embedded import Address, EmbeddedPostgres
 from gateway.rules.ids import new_id
-from gateway.rules.lifecycle import State
-from gateway.services.ports import Answer, CardIndex, Charge, Claim, Intent, NewToken, SealedRecord, Token
+from gateway.rules.lifecycle import Kind, Progress
+from gateway.services.intents import first_movement_id
+from gateway.services.movements import ROUTES
+from gateway.services.ports import (
+    Answer,
+    Asked,
+    CardIndex,
+    Charge,
+    Claim,
+    Intent,
+    Movement,
+    NewToken,
+    SealedRecord,
+    Token,
+)
 from gateway.store.roles import PROCESSES, statements
 from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
 from keys.primitives import new_key
@@ -89,11 +102,16 @@ def sealed(record_id: str, generation: int = GENERATION) -> SealedRecord:
     return SealedRecord(record_id, secrets.token_bytes(64), WrappedDek(generation, secrets.token_bytes(61)))
 
 
-def new_token(usage: str = "multi", card_index: bytes | None = None, generation: int = GENERATION) -> NewToken:
-    """A token of the parks, of a card that nobody has seen unless its index is given."""
+def new_token(
+    usage: str = "multi",
+    card_index: bytes | None = None,
+    generation: int = GENERATION,
+    department: str = PARKS,
+) -> NewToken:
+    """A token of a card that nobody has seen unless its index is given."""
     now = datetime.now(UTC)
     token = Token(
-        department=PARKS,
+        department=department,
         token_id=new_id("tok"),
         application_id=APPLICATION,
         kind="card",
@@ -120,38 +138,90 @@ def indexed(new: NewToken, **versions: bytes) -> NewToken:
     return replace(new, card_indexes=indexes)
 
 
-def intent(token_id: str, key: str | None = None, new: NewToken | None = None, **change: Any) -> Intent:
-    """A charge of a token of the parks, to be begun."""
+def intent(
+    token_id: str, key: str | None = None, new: NewToken | None = None, *, with_cvc: bool = False, **change: Any
+) -> Intent:
+    """A charge of a token, to be begun: a sale of the parks unless it is changed."""
     charge = Charge(
         department=PARKS,
         charge_id=new_id("ch"),
         application_id=APPLICATION,
         token_id=token_id,
-        idempotency_key=key or new_id("key"),
         amount_minor=4_321,
         currency="USD",
         convenience_fee_minor=0,
         service=SERVICE,
         reference="R-1",
         processor_reference=new_id("pr"),
-        state=State.SENDING,
+        kind=Kind.SALE,
+        progress=Progress.SENDING,
         captured_minor=0,
         refunded_minor=0,
+        refunding_minor=0,
         cvc_check="unchecked",
-        with_cvc=False,
         decline_class=None,
         decline_code=None,
         created_at=datetime.now(UTC),
-        running=True,
     )
     charge = replace(charge, **change)
-    return Intent(charge, claim(charge.charge_id, charge.idempotency_key), new, sealed(charge.charge_id))
+    held = claim(charge.charge_id, key)
+    return Intent(charge, first_movement(charge, held, with_cvc=with_cvc), held, new, sealed(charge.charge_id))
 
 
-def shown(subject: Token | Charge) -> Answer:
-    """An answer that names what it is about, and how that stands."""
-    state = subject.status if isinstance(subject, Token) else subject.state
-    return Answer(201, f"{subject.department} {state}".encode())
+def first_movement(charge: Charge, held: Claim, *, with_cvc: bool = False) -> Movement:
+    """The sale or authorization of a charge, to be begun."""
+    return Movement(
+        department=charge.department,
+        movement_id=first_movement_id(charge.charge_id),
+        charge_id=charge.charge_id,
+        kind=charge.kind,
+        amount_minor=charge.amount_minor,
+        currency=charge.currency,
+        reference=charge.processor_reference,
+        charge_reference=charge.processor_reference,
+        application_id=charge.application_id,
+        route=held.route,
+        idempotency_key=held.key,
+        progress=charge.progress,
+        with_cvc=with_cvc,
+        not_after=charge.created_at,
+        epoch=0,
+        sends=1,
+        decline_class=None,
+        decline_code=None,
+        created_at=charge.created_at,
+        running=True,
+    )
+
+
+def asked(charge: Charge, kind: Kind, amount_minor: int | None = None) -> Asked:
+    """A capture, void or refund of a charge, to be begun."""
+    return Asked(
+        department=charge.department,
+        charge_id=charge.charge_id,
+        kind=kind,
+        amount_minor=amount_minor,
+        application_id=APPLICATION,
+        movement_id=new_id("re" if kind is Kind.REFUND else "mv"),
+        reference=new_id("pr"),
+        created_at=datetime.now(UTC),
+    )
+
+
+def asking(what: Asked, key: str | None = None) -> Claim:
+    """The hold on a key with which it is asked for."""
+    return Claim(ROUTES[what.kind], key or new_id("key"), bytes(32), None, what.movement_id)
+
+
+def shown(token: Token) -> Answer:
+    """An answer that says whose token it is, and how that stands."""
+    return Answer(201, f"{token.department} {token.status}".encode())
+
+
+def told(charge: Charge, movement: Movement) -> Answer:
+    """An answer that says how movement and charge stand: rendered at another time, it would be another one."""
+    money = f"{charge.captured_minor} {charge.refunded_minor} {charge.refunding_minor}"
+    return Answer(201, f"{movement.kind} {movement.progress} {charge.status} {money}".encode())
 
 
 SLOW_COMMIT = """

@@ -14,18 +14,15 @@ from structlog.testing import capture_logs
 from gateway.errors import NotFound, Unavailable
 from gateway.services.ports import CommitUnknown
 from gateway.store.database import ROLLBACK_TIMEOUT_S, Database, StatementRefused
-from gateway.store.postgres import Store
+from gateway.store.ledger import Ledger
 from tests.cards import canary
+from tests.gateway.store.charges import captured
 from tests.gateway.store.postgres import (
     PARKS,
     UTILITIES,
     Cut,
     Postgres,
     Wire,
-    audit,
-    intent,
-    new_token,
-    shown,
     slow_commits,
 )
 
@@ -33,7 +30,7 @@ pytestmark = pytest.mark.server
 
 CANARY = canary(62_001)
 NAME = "Ramona Testholder"
-WALLED = ("services", "deks", "fingerprints", "tokens", "charges", "idempotency")
+WALLED = ("services", "deks", "fingerprints", "tokens", "charges", "movements", "journal", "idempotency")
 DIGEST = bytes(32)
 ADD_TOKEN = """INSERT INTO gateway.tokens
 VALUES ($1, 't', $2, 'card', 'multi', 'active', NULL, NULL, NULL, 'pass', now(), now(), '')"""
@@ -74,11 +71,9 @@ async def is_stored(owner: asyncpg.Connection, key: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-async def a_charge(store: Store) -> None:
+async def a_charge(store: Ledger) -> None:
     """A row of the parks in every walled table."""
-    token = new_token()
-    await store.create_token(token, None, held=False, render=shown, audit=audit())
-    await store.begin_charge(intent(token.token.token_id), audit())
+    await captured(store)
 
 
 @pytest.mark.parametrize("table", WALLED)
@@ -282,13 +277,13 @@ async def test_what_was_committed_stays_so(wire: Wire, frail_database: Database,
     assert await count(frail_database, "services") == 1
 
 
-async def test_a_look_is_never_in_doubt(wire: Wire, frail: Store) -> None:
+async def test_a_look_is_never_in_doubt(wire: Wire, frail: Ledger) -> None:
     """What only reads sends no COMMIT, so a lost one cannot make it unknown."""
     wire.cut_at(Cut.BEFORE_COMMIT)
     assert (await frail.manifest_seen()).version >= 1
     assert await frail.credentials() == {}
     await frail.require_audit()
-    await frail.charges_unresolved()
+    await frail.unresolved()
     await frail.charges(PARKS, None, 1, None)
     assert await frail.claimed(PARKS, "r", "never used") is None
     for look in (frail.token(PARKS, "tok_none"), frail.charge(PARKS, "ch_none")):

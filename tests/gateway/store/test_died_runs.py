@@ -1,235 +1,221 @@
-"""Requests whose first run died between its two commits: the services on the real store, and no second question.
+"""Requests whose first run died between its two commits: nothing is asked or sent again behind anybody's back.
 
 A run dies here by cancellation, which leaves of it exactly what a killed process leaves: what was committed.
 """
 
 import asyncio
-import secrets
-from functools import cache
-from pathlib import Path
+from collections.abc import Coroutine
 from typing import Any
-from zoneinfo import ZoneInfo
 
-import asyncpg
 import msgspec
 import pytest
 
-from gateway.clock import SystemClock
 from gateway.errors import IdempotencyKeyReused, RequestInProgress, TokenInUse
-from gateway.rules.access import Application
-from gateway.rules.card import Brands, Card, read_card
-from gateway.services.charges import ChargeRequest, Charges
-from gateway.services.keyring import Keyring
-from gateway.services.mint import CardGiven, Mint
-from gateway.services.ports import Answer, Approved, Claim, Declined, Inquiry, NotFound, Outcome, Unknown
-from gateway.services.tokens import Tokens
-from gateway.services.vault import Vault
-from gateway.store.postgres import Store
-from keys.keystore import Keystore
-from keys.manifest import RootEntry
-from keys.primitives import new_key
-from keys.root_file import FileRoot
-from keys.secret import Secret
-from keys.states import State
-from tests.cards import canary
-from tests.gateway.store.postgres import APPLICATION, PARKS, PEN
+from gateway.rules.lifecycle import Kind, Progress
+from gateway.rules.recovery import Offers
+from gateway.services.points import Point
+from gateway.services.ports import Absent, Answer, Approved, Declined, Inquiry, NotFound, Outcome, Unknown
+from tests.gateway.store.city import Page, caller, given
+from tests.gateway.store.far import FarSide
+from tests.gateway.store.quarter import Quarter
 
 pytestmark = pytest.mark.server
 
-CALLER = Application(PARKS, APPLICATION, 1_000_000, None)
-OTHER_CARD = 63_500
-EXPIRE = """
-UPDATE gateway.idempotency SET lease_until = now() WHERE idempotency_key = $1;
-UPDATE gateway.charges SET lease_until = now() WHERE idempotency_key = $1;
-"""
-
-
-class SilentProcessor:
-    """Implements `ports.Processor`: takes what moves money or checks a code, and answers once `released`."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.reached = asyncio.Event()
-        self.found: Inquiry = NotFound()
-        self.released = asyncio.Event()
-        self.later: Outcome = Unknown("timeout")
-
-    async def sale(
-        self, reference: str, amount_minor: int, currency: str, card: Card, name: Secret[str], cvc: Secret[str] | None
-    ) -> Outcome:
-        return await self._silence("sale")
-
-    async def verify(self, reference: str, card: Card, name: Secret[str], cvc: Secret[str]) -> Outcome:
-        return await self._silence("verify")
-
-    async def inquire(self, reference: str, amount_minor: int, currency: str) -> Inquiry:
-        self.asked.append("inquire")
-        return self.found
-
-    async def _silence(self, what: str) -> Outcome:
-        self.asked.append(what)
-        self.reached.set()
-        await self.released.wait()
-        return self.later
-
-
-class Service:
-    """Tokens and charges, wired on one processor."""
-
-    def __init__(self, store: Store, vault: Vault) -> None:
-        clock, city = SystemClock(), ZoneInfo("America/Los_Angeles")
-        mint = Mint(vault, clock)
-        self.processor = SilentProcessor()
-        self.tokens = Tokens(store, vault, mint, self.processor, PEN, clock, city)
-        self.charges = Charges(store, vault, mint, self.processor, PEN, clock, city)
-
-    async def token(self, key: str, card: int) -> Answer:
-        """Ask for a token of the card of this number, with its code."""
-        return await self.tokens.create(CALLER, given(card), "multi", key, "req_1")
-
-    async def charge(self, key: str, card: int) -> Answer:
-        """Charge the card of this number."""
-        request = ChargeRequest(4_321, "USD", "R-1", None, 0, True, None, given(card), None, "req_1")
-        return await self.charges.create(CALLER, request, key)
-
-    async def die(self, run: Any) -> None:
-        """Start this, and end it while it waits for the processor."""
-        task = asyncio.create_task(run)
-        await self.processor.reached.wait()
-        task.cancel()
-        await asyncio.wait([task])
-        self.processor.reached.clear()
-
-
-def given(card: int) -> CardGiven:
-    """What a resident typed."""
-    number = Secret(canary(card))
-    return CardGiven(read_card(brands(), number, 12, 2031), Secret("Ramona Testholder"), Secret("737"), None, None)
-
-
-@cache
-def brands() -> Brands:
-    """The table of issuers."""
-    return Brands.load()
+CARD, OTHER_CARD = 63_001, 63_500
+KEY = "key"
+AUTHORIZE = {"capture": False}
 
 
 @pytest.fixture
-def service(store: Store, tmp_path: Path) -> Service:
-    """The services with keys of their own."""
-    root, clock = FileRoot(new_key()), SystemClock()
-    keystore = Keystore(tmp_path / "keystore", "demo")
-    entry = RootEntry(1, "file", "file:/root.key", State.ACTIVE, clock.now())
-    keystore.initialise(root, entry, tmp_path / "secrets", clock.now())
-    return Service(store, Vault(Keyring(keystore, root, store, clock, PEN, "api"), store, clock, brands()))
+def page(quarter: Quarter) -> Page:
+    """A payment page before a processor that takes everything and answers nothing."""
+    return quarter.page(FarSide(held=True))
 
 
-@pytest.fixture
-def key() -> str:
-    """An Idempotency-Key that nobody has used."""
-    return secrets.token_hex(8)
+async def die(page: Page, run: Coroutine[Any, Any, object]) -> None:
+    """Start this, and end it while it waits for the processor."""
+    task = asyncio.ensure_future(run)
+    await page.far.reached.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    page.far.reached.clear()
 
 
-async def expire(owner: asyncpg.Connection, key: str) -> None:
-    """Let the time pass that a run may hold a key."""
-    for statement in EXPIRE.strip().splitlines():
-        await owner.execute(statement, key)
+async def token(page: Page, card: int = CARD) -> Answer:
+    """Ask for a token of a card with its code."""
+    return await page.tokens.create(caller(page.department), given(card, cvc=True), "multi", KEY, "req_1")
 
 
-async def test_a_died_verification_is_not_repeated(service: Service, owner: asyncpg.Connection, key: str) -> None:
+async def charge(page: Page, card: int = CARD) -> Answer:
+    """Charge a card with its code."""
+    return await page.ask(KEY, card=given(card, cvc=True))
+
+
+async def charge_id(quarter: Quarter) -> str:
+    """The charge that is there."""
+    (only,) = await quarter.rows("charges")
+    return only
+
+
+def body_id(answer: Answer) -> str:
+    """The id of what an answer shows."""
+    return str(msgspec.json.decode(answer.body)["id"])
+
+
+async def test_a_died_verification_is_not_repeated(quarter: Quarter, page: Page) -> None:
     """Whoever repeats the request gets one token whose code was not checked; the processor is asked once."""
-    await service.die(service.token(key, 63_001))
+    await die(page, token(page))
     with pytest.raises(RequestInProgress):
-        await service.token(key, 63_001)
-    await expire(owner, key)
+        await token(page)
+    await quarter.expire()
     with pytest.raises(IdempotencyKeyReused):
-        await service.token(key, OTHER_CARD)
+        await token(page, OTHER_CARD)
 
-    both = await asyncio.gather(service.token(key, 63_001), service.token(key, 63_001), return_exceptions=True)
+    both = await asyncio.gather(token(page), token(page), return_exceptions=True)
     (first,) = {answer for answer in both if isinstance(answer, Answer)}
     assert all(isinstance(answer, Answer | RequestInProgress) for answer in both)
     assert first.status == 201
     assert msgspec.json.decode(first.body)["checks"]["cvc"] == "unavailable"
-    assert await service.token(key, 63_001) == first
-    assert service.processor.asked == ["verify"]
-    subject = await owner.fetchval("SELECT subject_id FROM gateway.idempotency WHERE idempotency_key = $1", key)
-    assert msgspec.json.decode(first.body)["id"] == subject
+    assert await token(page) == first
+    assert len(page.far.verified) == 1
+    assert body_id(first) == await quarter.owner.fetchval(
+        "SELECT subject_id FROM gateway.idempotency WHERE department_id = $1", quarter.department
+    )
 
 
 @pytest.mark.parametrize("said", [Approved("pass"), Declined("fail", "data", "N7")], ids=["approved", "declined"])
 async def test_a_run_that_outlives_its_hold_gives_the_answer_that_was_given(
-    service: Service, owner: asyncpg.Connection, key: str, said: Outcome
+    quarter: Quarter, page: Page, said: Outcome
 ) -> None:
     """When another run has answered under the key meanwhile, a slow one gives that answer, whatever it was told."""
-    slow = asyncio.create_task(service.token(key, 63_005))
-    await service.processor.reached.wait()
-    await expire(owner, key)
-    first = await service.token(key, 63_005)
-    service.processor.later = said
-    service.processor.released.set()
+    slow = asyncio.create_task(token(page))
+    await page.far.reached.wait()
+    await quarter.expire()
+    first = await token(page)
+    page.far.verifies = said
+    page.far.release()
 
-    assert await slow == first == await service.token(key, 63_005)
-    assert await owner.fetchval("SELECT count(*) FROM gateway.deks WHERE record_id = $1", body_id(first)) == 1
-
-
-def body_id(answer: Answer) -> str:
-    """The id of the token that an answer shows."""
-    return str(msgspec.json.decode(answer.body)["id"])
+    assert await slow == first == await token(page)
+    assert set(await quarter.rows("deks")) == {body_id(first)}
 
 
-async def test_a_running_charge_is_left_alone(
-    service: Service, store: Store, owner: asyncpg.Connection, key: str
-) -> None:
-    """While the first request is at work nobody asks the processor beside it, and nobody can take its key."""
-    running = asyncio.create_task(service.charge(key, 63_006))
-    await service.processor.reached.wait()
-    charge_id = await owner.fetchval("SELECT charge_id FROM gateway.charges WHERE idempotency_key = $1", key)
-
-    assert (await service.charges.show(CALLER, charge_id)).running
+async def test_a_running_charge_is_left_alone(quarter: Quarter, page: Page) -> None:
+    """While the first request is at work nobody asks the processor beside it, and no worker takes it from it."""
+    running = asyncio.create_task(charge(page))
+    await page.far.reached.wait()
     with pytest.raises(RequestInProgress):
-        await service.charge(key, 63_006)
-    assert not await store.take_over(PARKS, Claim("POST /v1/charges", key, bytes(32), None, charge_id))
-    assert service.processor.asked == ["sale"]
-    running.cancel()
-    await asyncio.wait([running])
+        await charge(page)
+    assert await quarter.recovery(page.far).turn() == 0
+    assert (len(page.far.sent), page.far.inquired) == (1, [])
+    page.far.release()
+    assert (await running).status == 201
+    assert await charge(page) == await running
+
+
+async def test_a_died_charge_is_pending_until_somebody_knows(quarter: Quarter, page: Page) -> None:
+    """Whoever repeats the request is told that nobody knows; the page neither sends nor asks again."""
+    await die(page, charge(page))
+    with pytest.raises(RequestInProgress):
+        await charge(page)
+    await quarter.expire()
+    for _ in range(3):
+        answer = await charge(page)
+        assert (answer.status, answer.location) == (202, f"/v1/charges/{await charge_id(quarter)}")
+        assert msgspec.json.decode(answer.body)["status"] == "pending"
+    with pytest.raises(IdempotencyKeyReused):
+        await charge(page, OTHER_CARD)
+    assert (len(page.far.sent), page.far.inquired) == (1, [])
 
 
 FOUND = [
     pytest.param(Approved("pass"), 201, "succeeded", id="captured"),
     pytest.param(Declined("fail", "soft", "05"), 402, "declined", id="declined"),
-    pytest.param(NotFound(), 202, "pending", id="not-found"),
+    pytest.param(Absent(), 502, "failed", id="void"),
+    pytest.param(NotFound(Offers(cancel=True)), 502, "failed", id="cancelled"),
+    pytest.param(NotFound(Offers()), 202, "pending", id="not-found"),
     pytest.param(Unknown("timeout"), 202, "pending", id="unknown"),
 ]
 
 
 @pytest.mark.parametrize(("found", "status", "shown"), FOUND)
-async def test_a_died_charge_is_asked_for(
-    service: Service, owner: asyncpg.Connection, key: str, found: Inquiry, status: int, shown: str
+async def test_a_worker_finds_out_what_became_of_it(
+    quarter: Quarter, page: Page, found: Inquiry, status: int, shown: str
 ) -> None:
-    """Whoever repeats the request is told what the processor knows of it; nothing is sent again, whatever that is."""
-    await service.die(service.charge(key, 63_002))
-    with pytest.raises(RequestInProgress):
-        await service.charge(key, 63_002)
-    assert service.processor.asked == ["sale"]
-    await expire(owner, key)
-
-    service.processor.found = found
-    answer = await service.charge(key, 63_002)
+    """What the processor knows of a died charge is what its key is answered from then on; it is never sent again."""
+    await die(page, charge(page))
+    await quarter.expire()
+    page.far.finds = found
+    assert await quarter.recovery(page.far).turn() == 1
+    answer = await charge(page)
     body = msgspec.json.decode(answer.body)
     assert (answer.status, body.get("charge", body)["status"]) == (status, shown)
-    assert service.processor.asked == ["sale", "inquire"]
-    again = await service.charge(key, 63_002)
-    assert again.status == status
-    assert service.processor.asked.count("sale") == 1
-    assert service.processor.asked.count("inquire") == (2 if shown == "pending" else 1)
+    assert (await page.charges.show(caller(page.department), await charge_id(quarter))).status == shown
+    assert await charge(page) == answer
+    await quarter.expire()
+    assert await quarter.recovery(page.far).turn() == (1 if shown == "pending" else 0)
+    assert len(page.far.sent) == 1
+    assert len(page.far.inquired) == (2 if shown == "pending" else 1)
 
 
-async def test_a_died_charge_keeps_its_card(service: Service, owner: asyncpg.Connection, key: str) -> None:
+async def test_a_died_charge_keeps_its_card(quarter: Quarter, page: Page) -> None:
     """Until somebody knows what became of it, the card of a died charge cannot be erased."""
-    await service.die(service.charge(key, 63_003))
-    await expire(owner, key)
-    token_id = await owner.fetchval("SELECT token_id FROM gateway.charges WHERE idempotency_key = $1", key)
+    await die(page, charge(page))
+    await quarter.expire()
+    (token_id,) = await quarter.rows("tokens")
     with pytest.raises(TokenInUse):
-        await service.tokens.erase(CALLER, token_id, "req_2")
-    service.processor.found = Approved("pass")
-    await service.charge(key, 63_003)
-    assert (await service.tokens.erase(CALLER, token_id, "req_2")).status == "erased"
+        await page.erase(token_id)
+    page.far.finds = Approved("pass")
+    await quarter.recovery(page.far).turn()
+    await page.erase(token_id)
+    assert (await quarter.rows("tokens"))[token_id]["status"] == "erased"
+
+
+@pytest.mark.parametrize("kind", [Kind.CAPTURE, Kind.VOID, Kind.REFUND])
+async def test_a_died_movement_is_found_out_too(quarter: Quarter, kind: Kind) -> None:
+    """A capture, void or refund whose run died is pending under its key, and then what the processor knows of it."""
+    page = quarter.page(FarSide())
+    made = await page.charge("first", card=CARD, capture=kind is Kind.REFUND)
+    page.far.held = True
+    page.far.reached.clear()
+    await die(page, page.move(kind, made["id"], KEY))
+    with pytest.raises(RequestInProgress):
+        await page.move(kind, made["id"], KEY)
+    await quarter.expire()
+    assert (await page.move(kind, made["id"], KEY)).status == 202
+    page.far.finds = Approved("unchecked")
+    await quarter.recovery(page.far).turn()
+    answer = await page.move(kind, made["id"], KEY)
+    assert answer.status == (201 if kind is Kind.REFUND else 200)
+    assert await page.move(kind, made["id"], KEY) == answer
+    assert [movement.kind for movement in page.far.sent[1:]] == [kind]
+
+
+@pytest.mark.parametrize("point", [Point.RECEIVED, Point.COMMITTED, Point.OPENED, Point.SENT, Point.STORED])
+async def test_a_run_that_dies_anywhere_loses_nothing(quarter: Quarter, point: Point) -> None:
+    """Before its commit nothing is there, and the key is free; after it the worker ends what was begun, as it was."""
+
+    class Died(Exception):
+        pass
+
+    async def dying(reached: Point) -> None:
+        if reached is point:
+            raise Died
+
+    far = FarSide()
+    made = await quarter.page(far).token(CARD, usage="single")
+    with pytest.raises(Died):
+        await quarter.page(far, dying).ask(KEY, token=made["id"])
+    sent = len(far.sent)
+    assert sent == (1 if point in {Point.SENT, Point.STORED} else 0)
+    charges = list((await quarter.rows("charges")).values())
+    assert len(charges) == (0 if point is Point.RECEIVED else 1)
+    stands = {Point.STORED: Progress.DONE}.get(point, Progress.SENDING)
+    assert all(row["progress"] == stands for row in charges)
+
+    await quarter.expire()
+    far.finds = Approved("unchecked") if sent else NotFound(Offers(cancel=True))
+    await quarter.recovery(far).turn()
+    answer = await quarter.page(far).ask(KEY, token=made["id"])
+    assert answer.status == (502 if point in {Point.COMMITTED, Point.OPENED} else 201)
+    assert len(far.sent) == (1 if answer.status == 201 else 0)
+    assert (await quarter.rows("tokens"))[made["id"]]["status"] == ("spent" if answer.status == 201 else "active")

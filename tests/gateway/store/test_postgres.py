@@ -7,33 +7,20 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
-from structlog.testing import capture_logs
 
-from gateway.errors import ServiceUnknown, TokenInUse, TokenUnusable, Unavailable
-from gateway.rules.lifecycle import Event, State
-from gateway.services.ports import (
-    Approved,
-    Begun,
-    Charge,
-    Claimed,
-    Declined,
-    Intent,
-    KeysMoved,
-    NewToken,
-    Token,
-)
-from gateway.store.postgres import Store
+from gateway.errors import ServiceUnknown, TokenInUse, TokenUnusable
+from gateway.rules.lifecycle import Event
+from gateway.services.ports import Begun, Claimed, Intent, KeysMoved, Token
+from gateway.store.ledger import Ledger
 from keys.errors import KeysExhausted
 from keys.ring import WRAPS_MAX
+from tests.gateway.store.charges import begun, move, stored
 from tests.gateway.store.postgres import (
     GENERATION,
     PARKS,
     RETIRED,
-    ROUTE,
     UTILITIES,
-    Cut,
     Postgres,
-    Wire,
     audit,
     claim,
     indexed,
@@ -41,7 +28,6 @@ from tests.gateway.store.postgres import (
     new_token,
     sealed,
     shown,
-    slow_commits,
 )
 
 pytestmark = pytest.mark.server
@@ -50,22 +36,7 @@ AT_ONCE = 50
 ROUNDS = 60
 
 
-async def stored(store: Store, usage: str = "multi", card_index: bytes | None = None) -> NewToken:
-    """A token that is there."""
-    new = new_token(usage, card_index)
-    await store.create_token(new, None, held=False, render=shown, audit=audit())
-    return new
-
-
-async def begun(store: Store, usage: str = "multi") -> Charge:
-    """A charge that was begun and not finished."""
-    new = await stored(store, usage)
-    started = await store.begin_charge(intent(new.token.token_id), audit())
-    assert isinstance(started, Begun)
-    return started.charge
-
-
-async def erase(store: Store, token_id: str) -> Token:
+async def erase(store: Ledger, token_id: str) -> Token:
     """Destroy the card behind a token."""
     return await store.erase_token(PARKS, token_id, shown, audit(event="token.erased"))
 
@@ -73,7 +44,7 @@ async def erase(store: Store, token_id: str) -> Token:
 # --- one winner -------------------------------------------------------------------------------------------------
 
 
-async def test_one_key_has_one_winner(store: Store) -> None:
+async def test_one_key_has_one_winner(store: Ledger) -> None:
     """Of fifty that claim one key at once one holds it; the others are shown what the winner put there."""
     claims = [claim(f"subject-{index}", "one-key") for index in range(AT_ONCE)]
     found = await asyncio.gather(*(store.claim(PARKS, each, audit()) for each in claims))
@@ -83,7 +54,7 @@ async def test_one_key_has_one_winner(store: Store) -> None:
     assert losers == [held] * (AT_ONCE - 1)
 
 
-async def test_a_key_belongs_to_its_department_and_route(store: Store) -> None:
+async def test_a_key_belongs_to_its_department_and_route(store: Ledger) -> None:
     """The same key elsewhere is another key."""
     assert await store.claim(PARKS, claim("a", "shared"), audit()) is None
     assert await store.claim(PARKS, claim("b", "shared", "POST /v1/tokens"), audit()) is None
@@ -91,7 +62,7 @@ async def test_a_key_belongs_to_its_department_and_route(store: Store) -> None:
     assert await store.claim(PARKS, claim("d", "shared"), audit()) is not None
 
 
-async def test_a_token_for_one_use_is_spent_once(store: Store, owner: asyncpg.Connection) -> None:
+async def test_a_token_for_one_use_is_spent_once(store: Ledger, owner: asyncpg.Connection) -> None:
     """Of twenty charges of one single-use token, one is begun, and the others leave not even their keys."""
     token_id = (await stored(store, "single")).token.token_id
     intents = [intent(token_id) for _ in range(20)]
@@ -103,7 +74,7 @@ async def test_a_token_for_one_use_is_spent_once(store: Store, owner: asyncpg.Co
     assert (await store.token(PARKS, token_id)).status == "spent"
 
 
-async def test_one_key_begins_one_charge(store: Store) -> None:
+async def test_one_key_begins_one_charge(store: Ledger) -> None:
     """Of twenty requests with one key one is begun; the others find it, not the token that it spent."""
     token_id = (await stored(store, "single")).token.token_id
     ends = await asyncio.gather(*(store.begin_charge(intent(token_id, "same"), audit()) for _ in range(20)))
@@ -112,7 +83,7 @@ async def test_one_key_begins_one_charge(store: Store) -> None:
     assert {end.subject_id for end in ends if isinstance(end, Claimed)} == {winner}
 
 
-async def test_a_refused_charge_leaves_its_key_free(store: Store) -> None:
+async def test_a_refused_charge_leaves_its_key_free(store: Ledger) -> None:
     """A charge that is refused in its transaction holds no key and spends no token."""
     token_id = (await stored(store, "single")).token.token_id
     with pytest.raises(ServiceUnknown):
@@ -131,7 +102,7 @@ async def fingerprints(owner: asyncpg.Connection, card_index: bytes) -> tuple[se
     return set(ids), {row["fingerprint_id"] for row in carried}
 
 
-async def test_a_fingerprint_lives_as_long_as_a_token(store: Store, owner: asyncpg.Connection) -> None:
+async def test_a_fingerprint_lives_as_long_as_a_token(store: Ledger, owner: asyncpg.Connection) -> None:
     """While tokens of a card are stored and erased at once, its fingerprint is there iff a living token has it."""
     for round_ in range(ROUNDS):
         card_index = secrets.token_bytes(32)
@@ -148,7 +119,7 @@ async def test_a_fingerprint_lives_as_long_as_a_token(store: Store, owner: async
 
 @pytest.mark.parametrize("ahead", [0, 2])
 async def test_a_fingerprint_of_two_versions_lives_as_long_as_a_token(
-    store: Store, owner: asyncpg.Connection, ahead: int
+    store: Ledger, owner: asyncpg.Connection, ahead: int
 ) -> None:
     """The same with two versions of the index, some writers knowing the new one only: no deadlock, and one id.
 
@@ -172,7 +143,7 @@ async def test_a_fingerprint_of_two_versions_lives_as_long_as_a_token(
 
 
 async def test_a_token_being_stored_keeps_its_fingerprint(
-    postgres: Postgres, store: Store, owner: asyncpg.Connection
+    postgres: Postgres, store: Ledger, owner: asyncpg.Connection
 ) -> None:
     """An erasure that meets a token of the same card half stored waits for it, and leaves it its fingerprint."""
     old = await stored(store)
@@ -201,7 +172,7 @@ async def test_a_token_being_stored_keeps_its_fingerprint(
     )
 
 
-async def test_nothing_of_a_card_outlives_its_erasure(store: Store, owner: asyncpg.Connection) -> None:
+async def test_nothing_of_a_card_outlives_its_erasure(store: Ledger, owner: asyncpg.Connection) -> None:
     """Data key, seal, brand, last four, fingerprint and card part go; the answer under the key is rewritten."""
     new = new_token("single")
     token_id = new.token.token_id
@@ -221,19 +192,18 @@ async def test_nothing_of_a_card_outlives_its_erasure(store: Store, owner: async
     assert events >= 1
 
 
-async def test_an_unresolved_charge_keeps_its_card(store: Store) -> None:
-    """While a charge is sending or unknown its token cannot be erased; once it is decided it can."""
-    charge = await begun(store)
-    with pytest.raises(TokenInUse):
-        await erase(store, charge.token_id)
-    await store.finish_charge(charge, Event.LOST, None, shown, audit())
-    with pytest.raises(TokenInUse):
-        await erase(store, charge.token_id)
-    await store.finish_charge(charge, Event.DECLINE, Declined("fail", "soft", "05"), shown, audit())
-    assert (await erase(store, charge.token_id)).status == "erased"
+async def test_an_unresolved_charge_keeps_its_card(store: Ledger) -> None:
+    """While a charge is sending, unknown or in review its token cannot be erased; once it is decided it can."""
+    started = await begun(store)
+    token_id = started.charge.token_id
+    for event in (Event.LOST, Event.PARK, Event.REFUSE):
+        with pytest.raises(TokenInUse):
+            await erase(store, token_id)
+        await move(store, started.movement, event)
+    assert (await erase(store, token_id)).status == "erased"
 
 
-async def test_charging_and_erasing_at_once(store: Store) -> None:
+async def test_charging_and_erasing_at_once(store: Ledger) -> None:
     """Either the charge is begun and the token stays, or the token is gone and the charge is refused: never both."""
     for _ in range(20):
         token_id = (await stored(store)).token.token_id
@@ -244,82 +214,10 @@ async def test_charging_and_erasing_at_once(store: Store) -> None:
         assert kinds in {(Begun, TokenInUse), (TokenUnusable, Token)}
 
 
-# --- outcomes ---------------------------------------------------------------------------------------------------
-
-APPROVED = Approved("pass")
-DECLINED = Declined("fail", "soft", "05")
-
-
-@pytest.mark.parametrize(
-    ("event", "outcome", "state"),
-    [
-        (Event.CAPTURE, APPROVED, State.CAPTURED),
-        (Event.DECLINE, DECLINED, State.DECLINED),
-        (Event.REJECT, None, State.REJECTED),
-    ],
-)
-async def test_the_first_outcome_stands(
-    store: Store, owner: asyncpg.Connection, event: Event, outcome: Approved | Declined | None, state: State
-) -> None:
-    """After one outcome every other changes nothing, writes no audit row, and is given the first with its answer."""
-    charge = await begun(store)
-    first = await store.finish_charge(charge, event, outcome, shown, audit())
-    assert first[0].state is state
-    assert first[0].captured_minor == (charge.amount_minor if state is State.CAPTURED else 0)
-    for late, what in (
-        (Event.CAPTURE, APPROVED),
-        (Event.DECLINE, DECLINED),
-        (Event.REJECT, None),
-        (Event.LOST, None),
-    ):
-        row = audit()
-        assert await store.finish_charge(charge, late, what, shown, row) == first
-        assert not await owner.fetchval("SELECT count(*) FROM audit.events WHERE event_id = $1", row.event_id)
-    assert await store.charge(PARKS, charge.charge_id) == first[0]
-    answer = await store.claimed(PARKS, ROUTE, charge.idempotency_key)
-    assert answer is not None
-    assert (answer.status, answer.body) == (first[1].status, first[1].body)
-
-
-async def test_two_outcomes_at_once(store: Store) -> None:
-    """Captured and declined come together: one is true, and both callers are told that one."""
-    for _ in range(10):
-        charge = await begun(store)
-        one, other = await asyncio.gather(
-            store.finish_charge(charge, Event.CAPTURE, APPROVED, shown, audit()),
-            store.finish_charge(charge, Event.DECLINE, DECLINED, shown, audit()),
-        )
-        assert one == other
-
-
-async def test_an_unknown_charge_is_never_rejected(store: Store) -> None:
-    """What may have been sent can be captured or declined later, and never becomes "nothing was charged"."""
-    charge = await begun(store)
-    unknown, _ = await store.finish_charge(charge, Event.LOST, None, shown, audit())
-    assert unknown.state is State.UNKNOWN
-    assert (await store.finish_charge(charge, Event.REJECT, None, shown, audit()))[0] == unknown
-    claimed = await store.claimed(PARKS, ROUTE, charge.idempotency_key)
-    assert claimed is not None
-    assert claimed.status is None
-    assert (await store.finish_charge(charge, Event.CAPTURE, APPROVED, shown, audit()))[0].state is State.CAPTURED
-
-
-async def test_what_was_not_sent_gives_the_token_back(store: Store) -> None:
-    """A single-use token is active again after a charge that was never sent, and only then."""
-    for event, outcome, status in (
-        (Event.REJECT, None, "active"),
-        (Event.DECLINE, DECLINED, "spent"),
-        (Event.LOST, None, "spent"),
-    ):
-        charge = await begun(store, "single")
-        await store.finish_charge(charge, event, outcome, shown, audit())
-        assert (await store.token(PARKS, charge.token_id)).status == status
-
-
 # --- keys -------------------------------------------------------------------------------------------------------
 
 
-async def test_retired_generations_wrap_nothing_new(store: Store, owner: asyncpg.Connection) -> None:
+async def test_retired_generations_wrap_nothing_new(store: Ledger, owner: asyncpg.Connection) -> None:
     """A record under a generation that is retired, or that nobody mirrored, is not stored, nor anything with it."""
     for generation in (RETIRED, 77):
         new = new_token(generation=generation)
@@ -337,7 +235,7 @@ async def test_retired_generations_wrap_nothing_new(store: Store, owner: asyncpg
             await store.reserve_wraps(generation, 1)
 
 
-async def test_wraps_are_counted_to_the_last(store: Store, owner: asyncpg.Connection) -> None:
+async def test_wraps_are_counted_to_the_last(store: Ledger, owner: asyncpg.Connection) -> None:
     """Blocks are given while they fit into 2^31 wraps, to one of two who ask for the last, and then no more."""
     set_to = "UPDATE gateway.key_generations SET wraps_reserved = $2 WHERE generation = $1"
     await owner.execute(set_to, GENERATION, WRAPS_MAX - 4096 - 1)
@@ -370,7 +268,7 @@ async def test_wraps_are_counted_to_the_last(store: Store, owner: asyncpg.Connec
     ],
 )
 async def test_only_what_the_mirror_allows_indexes(
-    store: Store, owner: asyncpg.Connection, versions: tuple[int, ...], fits: bool
+    store: Ledger, owner: asyncpg.Connection, versions: tuple[int, ...], fits: bool
 ) -> None:
     """The last index is of an active version, those before it of one that still stands; else nothing is stored."""
     new = indexed(new_token(), **{f"v{version}": secrets.token_bytes(32) for version in versions})
@@ -387,7 +285,7 @@ async def test_only_what_the_mirror_allows_indexes(
     assert (await store.claimed(PARKS, own.route, own.key) is not None) is fits
 
 
-async def test_the_oldest_index_decides(store: Store, owner: asyncpg.Connection) -> None:
+async def test_the_oldest_index_decides(store: Ledger, owner: asyncpg.Connection) -> None:
     """A card that the old index knows keeps its id in the new one; when both know it the new one's id holds."""
     old, new = secrets.token_bytes(32), secrets.token_bytes(32)
     first = await stored_as(store, v4=old, v5=secrets.token_bytes(32))
@@ -396,7 +294,7 @@ async def test_the_oldest_index_decides(store: Store, owner: asyncpg.Connection)
     assert (await stored_as(store, v4=secrets.token_bytes(32), v5=new)).fingerprint_id == first.fingerprint_id
 
 
-async def test_a_claim_needs_an_active_key(store: Store) -> None:
+async def test_a_claim_needs_an_active_key(store: Ledger) -> None:
     """A claim whose card part is under a key that is not active is not made, but is shown what stands there."""
     for version in (2, 3, 4, 77):
         late = claim("subject", version=version)
@@ -417,56 +315,9 @@ def late_intent(token_id: str, version: int) -> Intent:
     return replace(asked, claim=claim(asked.charge.charge_id, asked.claim.key, version=version))
 
 
-async def stored_as(store: Store, **versions: bytes) -> Token:
+async def stored_as(store: Ledger, **versions: bytes) -> Token:
     """A token of the card that has these indexes."""
     new = indexed(new_token(), **versions)
     token = await store.create_token(new, None, held=False, render=shown, audit=audit())
     assert isinstance(token, Token)
     return token
-
-
-# --- a lost commit ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cut", Cut)
-async def test_a_charge_whose_commit_was_lost(
-    wire: Wire, frail: Store, store: Store, owner: asyncpg.Connection, cut: Cut
-) -> None:
-    """It goes on iff its intent is stored, even by a COMMIT that outlives its connection; else nothing was done."""
-    new = await stored(store, "single")
-    asked = intent(new.token.token_id)
-    is_stored = cut is not Cut.BEFORE_COMMIT
-    async with slow_commits(owner):
-        wire.cut_at(cut)
-        with capture_logs():
-            try:
-                assert await frail.begin_charge(asked, audit()) == Begun(asked.charge, new.record)
-            except Unavailable:
-                assert not is_stored
-            else:
-                assert is_stored
-    assert wire.cut is None
-    status = (await store.token(PARKS, new.token.token_id)).status
-    assert status == ("spent" if is_stored else "active")
-    assert (await store.claimed(PARKS, ROUTE, asked.claim.key) is not None) is is_stored
-
-
-async def test_a_lost_commit_under_another_s_key(store: Store) -> None:
-    """Whoever lost the commit and then finds another charge under the key is given that one."""
-    charge = await begun(store)
-    late = intent(charge.token_id, charge.idempotency_key)
-    found = await store._begun_after_all(late)
-    assert isinstance(found, Claimed)
-    assert found.subject_id == charge.charge_id
-
-
-async def test_an_outcome_whose_commit_was_lost(wire: Wire, frail: Store, store: Store) -> None:
-    """An outcome of which nobody knows whether it was written is told as unavailable, and can be written again."""
-    for cut, state in ((Cut.BEFORE_COMMIT, State.SENDING), (Cut.BEFORE_ANSWER, State.CAPTURED)):
-        charge = await begun(store)
-        wire.cut_at(cut)
-        with capture_logs(), pytest.raises(Unavailable):
-            await frail.finish_charge(charge, Event.CAPTURE, APPROVED, shown, audit())
-        assert (await store.charge(PARKS, charge.charge_id)).state is state
-        now, _ = await frail.finish_charge(charge, Event.CAPTURE, APPROVED, shown, audit())
-        assert now.state is State.CAPTURED

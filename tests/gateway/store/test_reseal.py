@@ -15,7 +15,8 @@ from keys.envelope import Place, unseal
 from keys.errors import KeysError
 from keys.ring import Ring, WrappedDek
 from tests.cards import canary
-from tests.gateway.store.city import DECLINED_CARD, City, all_of
+from tests.gateway.store.city import City, all_of
+from tests.gateway.store.far import DECLINED_CARD
 from tests.gateway.store.postgres import PARKS, UTILITIES
 
 pytestmark = pytest.mark.server

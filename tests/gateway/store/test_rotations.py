@@ -6,7 +6,8 @@ import pytest
 
 from gateway.errors import IdempotencyKeyReused
 from keys.states import State
-from tests.gateway.store.city import DECLINED_CARD, City, Page
+from tests.gateway.store.city import City, Page
+from tests.gateway.store.far import DECLINED_CARD
 
 pytestmark = pytest.mark.server
 

@@ -14,7 +14,16 @@ from gateway.errors import CardNumberInText, GatewayError, InvalidRequest
 from gateway.rules.card import Brands
 from gateway.services.charges import ChargeRequest
 from gateway.services.mint import CardGiven
-from gateway.web.bodies import CardBody, ChargeBody, TokenBody, card_given, charge_request, read_body
+from gateway.web.bodies import (
+    AmountBody,
+    CardBody,
+    ChargeBody,
+    TokenBody,
+    VoidBody,
+    card_given,
+    charge_request,
+    read_body,
+)
 from gateway.web.problems import response
 from tests.cards import canary
 
@@ -122,6 +131,39 @@ def test_what_may_be_left_out_has_a_default(brands: Brands) -> None:
 
     assert isinstance(asked, ChargeRequest)
     assert (asked.service, asked.fee_minor, asked.capture, asked.details) == (None, 0, True, None)
+
+
+@pytest.mark.parametrize(
+    ("raw", "amount_minor"),
+    [
+        (b"{}", None),
+        (b'{"amount": 1}', 1),
+        (b'{"amount": 0}', 0),
+        (b'{"amount": -5}', -5),
+        (b'{"amount": 99999999999999999999}', 99_999_999_999_999_999_999),
+    ],
+)
+def test_an_amount_that_is_left_out_means_all(raw: bytes, amount_minor: int | None) -> None:
+    """A capture or refund takes any whole amount to its rules; without one it is all that there is."""
+    assert read_body(raw, AmountBody).amount_minor == amount_minor
+
+
+@pytest.mark.parametrize(
+    "amount",
+    ["null", "1.0", "1.5", "1e2", "true", '"1"', "[]", "{}", "NaN", '1, "amount": 1', '1, "currency": "USD"'],
+)
+def test_what_is_no_whole_amount_is_refused(amount: str) -> None:
+    """No float, not even a round one, no text, nothing twice, and no other field."""
+    with pytest.raises(InvalidRequest):
+        read_body(f'{{"amount": {amount}}}'.encode(), AmountBody)
+
+
+def test_a_void_says_nothing() -> None:
+    """An empty object is all that a void takes."""
+    assert read_body(b"{}", VoidBody) == VoidBody()
+    for raw in (b'{"amount": 1}', b"[]", b"null", b""):
+        with pytest.raises(InvalidRequest):
+            read_body(raw, VoidBody)
 
 
 # --- hostile JSON ---

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -10,9 +11,9 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError  # type: ignore[import-untyped] # ships no types
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from gateway.rules.lifecycle import MEANINGS, State
-from gateway.services.answers import ListObject, charge_answer, charge_object, token_object
-from gateway.services.ports import Charge, Token
+from gateway.rules.lifecycle import OPEN, Kind, Progress
+from gateway.services.answers import ListObject, charge_object, movement_answer, refund_object, token_object
+from gateway.services.ports import Charge, Movement, Token
 from gateway.web.api import ROUTES, Api
 from gateway.web.openapi import document
 
@@ -31,18 +32,39 @@ CHARGE = Charge(
     charge_id="ch_x",
     application_id="app_x",
     token_id="tok_x",
-    idempotency_key="k",
     amount_minor=1999,
     currency="USD",
     convenience_fee_minor=99,
     service=None,
     reference="invoice 7",
-    processor_reference="ch_x",
-    state=State.CAPTURED,
+    processor_reference="pr_x",
+    kind=Kind.SALE,
+    progress=Progress.DONE,
     captured_minor=1999,
     refunded_minor=0,
+    refunding_minor=0,
     cvc_check="pass",
-    with_cvc=True,
+    decline_class=None,
+    decline_code=None,
+    created_at=NOW,
+)
+MOVEMENT = Movement(
+    department="parks",
+    movement_id="re_x",
+    charge_id="ch_x",
+    kind=Kind.REFUND,
+    amount_minor=500,
+    currency="USD",
+    reference="pr_y",
+    charge_reference="pr_x",
+    application_id="app_x",
+    route="POST /v1/charges/{id}/refunds",
+    idempotency_key="k",
+    progress=Progress.DONE,
+    with_cvc=False,
+    not_after=NOW,
+    epoch=0,
+    sends=1,
     decline_class=None,
     decline_code=None,
     created_at=NOW,
@@ -148,6 +170,8 @@ def test_bodies_are_closed(openapi: dict[str, Any]) -> None:
         "TokenBody",
         "ChargeBody",
         "CardBody",
+        "AmountBody",
+        "VoidBody",
     }
 
 
@@ -161,7 +185,7 @@ def test_all_but_three_routes_ask_who_is_calling(openapi: dict[str, Any]) -> Non
 
 
 def test_idempotency_keys_are_where_the_contract_wants_them(openapi: dict[str, Any]) -> None:
-    """Required to charge, honoured to make a token, unknown elsewhere."""
+    """Required where money moves, honoured to make a token, unknown elsewhere."""
     keys = {
         operation["operationId"]: parameter["required"]
         for _, _, operation in _operations(openapi)
@@ -169,21 +193,60 @@ def test_idempotency_keys_are_where_the_contract_wants_them(openapi: dict[str, A
         if parameter["name"] == "Idempotency-Key"
     }
 
-    assert keys == {"create_token": False, "create_charge": True}
+    moving = ("create_charge", "capture_charge", "void_charge", "refund_charge")
+    assert keys == {"create_token": False} | dict.fromkeys(moving, True)
+
+
+DONE = {Kind.SALE: 201, Kind.AUTHORIZATION: 201, Kind.CAPTURE: 200, Kind.VOID: 200, Kind.REFUND: 201}
+OPERATIONS = {
+    Kind.SALE: "create_charge",
+    Kind.AUTHORIZATION: "create_charge",
+    Kind.CAPTURE: "capture_charge",
+    Kind.VOID: "void_charge",
+    Kind.REFUND: "refund_charge",
+}
+
+
+def _expected(kind: Kind, progress: Progress) -> int:
+    """The HTTP status of an answer about a movement, as the contract has it."""
+    if progress in OPEN:
+        return 202
+    if progress is Progress.DONE:
+        return DONE[kind]
+    return 402 if progress is Progress.REFUSED else 502
 
 
 def test_answers_are_what_the_document_says(openapi: dict[str, Any]) -> None:
-    """Tokens, erased ones too, charges in every state, lists and declines validate against their schemas."""
+    """Tokens, erased ones too, refunds and lists of charges in every state validate against their schemas."""
     _require(openapi, "TokenObject", token_object(TOKEN))
     erased = replace(TOKEN, status="erased", brand=None, last4=None, fingerprint_id=None)
     _require(openapi, "TokenObject", token_object(erased))
-    charges = [charge_object(replace(CHARGE, state=state)) for state in State]
+    states = [(kind, progress) for kind in Kind for progress in Progress]
+    charges = [charge_object(replace(CHARGE, kind=kind, progress=progress)) for kind, progress in states]
     _require(openapi, "ListObject", ListObject("list", charges, has_more=False))
-    for state, meaning in MEANINGS.items():
-        declined = ("soft", "51") if state is State.DECLINED else (None, None)
-        answer = charge_answer(replace(CHARGE, state=state, decline_class=declined[0], decline_code=declined[1]))
-        assert answer.status == meaning.http
-        _require(openapi, "ChargeObject" if answer.status < 400 else "Problem", answer.body)
+    for progress in Progress:
+        _require(openapi, "RefundObject", refund_object(replace(MOVEMENT, progress=progress)))
+
+
+@pytest.mark.parametrize(("kind", "progress"), list(product(Kind, Progress)))
+def test_every_answer_about_money_is_documented(openapi: dict[str, Any], kind: Kind, progress: Progress) -> None:
+    """Its status is the contract's, its route's document has that status, and its body is of the schema there."""
+    refused: dict[str, Any] = {"decline_class": "soft", "decline_code": "51"} if progress is Progress.REFUSED else {}
+    declined = refused if kind in {Kind.SALE, Kind.AUTHORIZATION} else {}
+    charge = replace(CHARGE, kind=kind, progress=progress, **declined)
+    answer = movement_answer(charge, replace(MOVEMENT, kind=kind, progress=progress, **refused))
+
+    assert answer.status == _expected(kind, progress)
+    operations = {operation["operationId"]: operation for _, _, operation in _operations(openapi)}
+    (content,) = operations[OPERATIONS[kind]]["responses"][str(answer.status)]["content"].values()
+    _require(openapi, content["schema"]["$ref"].rpartition("/")[2], answer.body)
+    shown = msgspec.json.decode(answer.body)
+    if answer.status >= 400:
+        assert shown.get("decline") == ({"class": "soft", "code": "51"} if answer.status == 402 else None)
+        shown = shown["refund" if kind is Kind.REFUND else "charge"]
+    assert shown["object"] == ("refund" if kind is Kind.REFUND else "charge")
+    assert (answer.location is not None) is (answer.status == 202)
+    assert answer.location in {None, "/v1/refunds/re_x" if kind is Kind.REFUND else "/v1/charges/ch_x"}
 
 
 def test_other_answers_are_not(openapi: dict[str, Any]) -> None:

@@ -16,7 +16,10 @@ from keys.errors import BrokenSeal, KeysError, KeysExhausted
 
 ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, GatewayError)]
 REFUSALS = [kind for kind in ERRORS if kind is not GatewayError]
-WITHOUT_ERROR = {"card-declined", "charge-failed"}
+WITHOUT_ERROR = {
+    *("card-declined", "capture-refused", "void-refused", "refund-refused"),
+    *("charge-failed", "capture-failed", "void-failed", "refund-failed"),
+}
 """Told by what the processor said (`services.answers`), not by an error."""
 
 

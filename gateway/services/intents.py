@@ -1,0 +1,46 @@
+"""What a new movement of a charge is, or why there is none: asked at the moment when nobody else can begin one."""
+
+from gateway.rules.lifecycle import Kind, Progress, amount_to_capture, amount_to_refund, require_may_begin
+from gateway.services.ports import Asked, Charge, Claim, Movement
+
+
+def first_movement_id(charge_id: str) -> str:
+    """The movement with which a charge begins: no second one can take its name."""
+    return "mv_" + charge_id.removeprefix("ch_")
+
+
+def movement_of(charge: Charge, asked: Asked, claim: Claim) -> Movement:
+    """The movement that is asked for, of a charge that is held; raises what stands in its way."""
+    require_may_begin(asked.kind, charge.status)
+    return Movement(
+        department=charge.department,
+        movement_id=asked.movement_id,
+        charge_id=charge.charge_id,
+        kind=asked.kind,
+        amount_minor=_amount(charge, asked),
+        currency=charge.currency,
+        reference=asked.reference,
+        charge_reference=charge.processor_reference,
+        application_id=asked.application_id,
+        route=claim.route,
+        idempotency_key=claim.key,
+        progress=Progress.SENDING,
+        with_cvc=False,
+        not_after=asked.created_at,
+        epoch=0,
+        sends=1,
+        decline_class=None,
+        decline_code=None,
+        created_at=asked.created_at,
+        running=True,
+    )
+
+
+def _amount(charge: Charge, asked: Asked) -> int:
+    match asked.kind:
+        case Kind.CAPTURE:
+            return amount_to_capture(asked.amount_minor, charge.amount_minor)
+        case Kind.REFUND:
+            return amount_to_refund(asked.amount_minor, charge.left_minor)
+        case _:
+            return charge.amount_minor
