@@ -8,16 +8,17 @@ makes sure depends on what the processor offers:
     heeds `not_after`           wait until no clock could still be before it, and ask again
     none of these               nobody can tell: a person and the settlement file decide
 
-A movement that came with a verification code, or whose card is gone, cannot be sent again. After the window of a
-processor that dedupes, it may have forgotten the reference: then its not knowing it means nothing at all.
+A movement that came with a verification code, or whose card is gone, cannot be sent again. A processor that dedupes
+may have forgotten the reference after its window: then its not knowing it means nothing at all, and nothing that was
+sent before may arrive there any more. So whatever is done about it is done within half of the window.
 """
 
 from dataclasses import dataclass
 
 SENDS_MAX = 3
 """How often a movement is sent before it is rather cancelled."""
-RESEND_S_MIN = 1.0
-"""Less time than this is too little to open a card and send it."""
+ACT_S_MIN = 1.0
+"""Less time than this is too little to send anything."""
 CLOCK_SKEW_S = 20.0
 INQUIRY_LAG_S = 30.0
 """How far the processor's clock may be off ours, and how late a movement may become visible to inquiries."""
@@ -80,10 +81,10 @@ def next_step(offers: Offers, *, age_s: float, overdue_s: float, sends: int, may
     window_s = offers.dedupe_window_s
     if window_s is not None:
         left_s = window_s / 2 - age_s
-        if may_resend and sends < SENDS_MAX and left_s >= RESEND_S_MIN:
-            return SendAgain(left_s)
-        if age_s >= window_s:
+        if left_s < ACT_S_MIN:
             return Park("window_passed")
+        if may_resend and sends < SENDS_MAX:
+            return SendAgain(left_s)
     if offers.cancel:
         return Cancel()
     if offers.expiry:

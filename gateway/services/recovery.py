@@ -44,6 +44,7 @@ HOLD_S_MAX = 8.0
 POISON_LOOKS = 5
 """A case whose look fails for a reason of ours, and not its first ones, is parked: the others go on."""
 TURN_EVERY_S = 0.5
+TURNS_MAX = 8
 
 log = structlog.get_logger()
 
@@ -81,7 +82,7 @@ class Recovery:
         except (Unavailable, CommitUnknown):
             pass  # its lease ends by itself, and whoever takes it next looks at what is there
         except Exception as error:  # noqa: BLE001 - a case that always fails must not stop the others
-            log.error("recovery.case_failed", error=type(error).__name__, looks=case.looks)  # noqa: TRY400
+            log.error("recovery.case_failed", error=type(error).__name__)  # noqa: TRY400
             if case.looks >= POISON_LOOKS:
                 with suppress(Unavailable):
                     await self._park(case.movement, "worker_failed")
@@ -106,7 +107,7 @@ class Recovery:
             may_resend=case.may_resend,
         ):
             case SendAgain(within_s):
-                log.info("recovery.marked", sends=movement.sends)
+                log.info("recovery.marked")
                 await self._store.postpone(movement, delay_s(case.looks), resend_within_s=within_s)
             case Cancel():
                 cancelled = await self._processor.cancel(movement)
@@ -179,9 +180,19 @@ class Resender:
 
 
 async def _for_ever(turn: Callable[[], Awaitable[int]]) -> None:
-    while True:
+    """Begin a turn twice a second, also while one or two before it wait for a processor that is slow."""
+    free = asyncio.Semaphore(TURNS_MAX)
+
+    async def once() -> None:
         try:
             await turn()
         except Exception as error:  # noqa: BLE001 - whatever it was, the next turn may succeed
             log.warning("recovery.turn_failed", error=type(error).__name__)
-        await asyncio.sleep(TURN_EVERY_S)
+        finally:
+            free.release()
+
+    async with asyncio.TaskGroup() as turns:
+        while True:
+            await free.acquire()
+            turns.create_task(once())
+            await asyncio.sleep(TURN_EVERY_S)

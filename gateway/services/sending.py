@@ -28,6 +28,7 @@ from gateway.services.ports import (
     Outcome,
     Payment,
     Processor,
+    Said,
 )
 from gateway.services.vault import Vault
 from keys.audit import AuditEvent, AuditPen, AuditRow
@@ -81,25 +82,28 @@ class Sender:
         return Payment(card, name, None)
 
     async def _unreadable(self, begun: Begun, request_id: str) -> Answer:
+        """Nothing is sent of a card that does not open; but an earlier sending may have been carried out."""
         row = audit_row(self._pen, self._clock, begun.movement, "decrypt.failed", AuditOutcome.FAILED, request_id)
-        if begun.movement.sends > 1:
-            await self._store.record(row)
-            return movement_answer(begun.charge, begun.movement)
-        return (await self._store.finish(begun.movement, Event.FAIL, None, movement_answer, row)).answer
+        return await self._end(begun, Event.FAIL if begun.movement.sends == 1 else Event.LOST, None, row)
 
     async def _finish(self, begun: Begun, outcome: Outcome, request_id: str) -> Answer:
         movement, event = begun.movement, event_of(outcome, begun.movement)
         said = outcome if isinstance(outcome, Approved | Declined) else None
         row = audit_row(self._pen, self._clock, movement, AUDIT[movement.kind, event], outcome_of(event), request_id)
+        return await self._end(begun, event, said, row)
+
+    async def _end(self, begun: Begun, event: Event, said: Said, row: AuditRow) -> Answer:
+        movement = begun.movement
         try:
-            if event is Event.LOST and movement.progress is not Progress.SENDING:  # unclear before, and still
-                await self._store.postpone(movement, FIRST_LOOK_S)
-                return movement_answer(begun.charge, movement)
-            return (await self._store.finish(movement, event, said, movement_answer, row)).answer
-        except Exception as error:  # noqa: BLE001 - whatever it is, the processor has answered
-            # It has, and we cannot write it down: to the caller that is unknown, never lost and never failed.
-            log.error("movement.outcome_not_stored", error=type(error).__name__, request_id=request_id)  # noqa: TRY400
-            return movement_answer(begun.charge, movement)
+            if event is not Event.LOST or movement.progress is Progress.SENDING:
+                return (await self._store.finish(movement, event, said, movement_answer, row)).answer
+            await self._store.record(row)  # unclear before, and still
+            await self._store.postpone(movement, FIRST_LOOK_S)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the intent is committed
+            # We cannot write down what we know: to the caller that is unknown, never lost and never failed.
+            name, request_id = type(error).__name__, row.event.request_id
+            log.error("movement.outcome_not_stored", error=name, request_id=request_id)  # noqa: TRY400
+        return movement_answer(begun.charge, movement)
 
 
 def event_of(outcome: Outcome, movement: Movement) -> Event:

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.rules.recovery import (
+    ACT_S_MIN,
     CLOCK_SKEW_S,
     FIRST_LOOK_S,
     INQUIRY_LAG_S,
     LOOK_S_MAX,
     PATIENCE_S,
-    RESEND_S_MIN,
     SENDS_MAX,
     Cancel,
     Expired,
@@ -50,13 +50,13 @@ def decided(
         # While half of the window is not over: the same bytes again, and for no longer than that half.
         (A, 0.0, 1, True, SendAgain(DAY_S / 2)),
         (A, 1.0, 1, True, SendAgain(DAY_S / 2 - 1)),
-        (A, DAY_S / 2 - RESEND_S_MIN, 1, True, SendAgain(RESEND_S_MIN)),
-        (A, DAY_S / 2 - RESEND_S_MIN + 0.001, 1, True, Cancel()),
-        (A, DAY_S / 2, 1, True, Cancel()),
+        (A, DAY_S / 2 - ACT_S_MIN, 1, True, SendAgain(ACT_S_MIN)),
+        (A, DAY_S / 2 - ACT_S_MIN + 0.001, 1, True, FORGOTTEN),
+        (A, DAY_S / 2, 1, True, FORGOTTEN),
         (ONLY_DEDUPES, 1.0, 1, True, SendAgain(DAY_S / 2 - 1)),
         (EVERYTHING, 1.0, 1, True, SendAgain(DAY_S / 2 - 1)),
         (SHORT, 9.0, 1, True, SendAgain(1.0)),
-        (SHORT, 9.1, 1, True, Cancel()),
+        (SHORT, 9.1, 1, True, FORGOTTEN),
         # So often, and no more.
         (A, 1.0, SENDS_MAX - 1, True, SendAgain(DAY_S / 2 - 1)),
         (A, 1.0, SENDS_MAX, True, Cancel()),
@@ -65,18 +65,16 @@ def decided(
         (A, 1.0, 1, False, Cancel()),
         (ONLY_DEDUPES, 1.0, 1, False, Wait()),
         (ONLY_DEDUPES, PATIENCE_S, 1, False, NOBODY_KNOWS),
-        # Between half of the window and its end it still knows the reference, so a cancel is a cancel.
-        (A, DAY_S - 0.001, 1, True, Cancel()),
-        (ONLY_DEDUPES, DAY_S - 0.001, 1, True, NOBODY_KNOWS),
-        # After its end it may have forgotten: neither cancelled nor expired nor sent, however much it offers.
+        # Later what is sent now may arrive when it has forgotten: neither cancelled nor expired nor sent.
+        (A, DAY_S - 0.001, SENDS_MAX, False, FORGOTTEN),
         (A, DAY_S, 1, True, FORGOTTEN),
         (A, DAY_S, SENDS_MAX, False, FORGOTTEN),
         (EVERYTHING, DAY_S, 1, True, FORGOTTEN),
         (ONLY_DEDUPES, DAY_S, 1, True, FORGOTTEN),
         (Offers(dedupe_window_s=0.0, cancel=True), 0.0, 1, True, FORGOTTEN),
         # A window too short to send in is none to send in.
-        (Offers(dedupe_window_s=2 * RESEND_S_MIN, cancel=True), 0.0, 1, True, SendAgain(RESEND_S_MIN)),
-        (Offers(dedupe_window_s=1.9, cancel=True), 0.0, 1, True, Cancel()),
+        (Offers(dedupe_window_s=2 * ACT_S_MIN, cancel=True), 0.0, 1, True, SendAgain(ACT_S_MIN)),
+        (Offers(dedupe_window_s=1.9, cancel=True), 0.0, 1, True, FORGOTTEN),
         # By reference it is made void, at any age: a late original meets that.
         (B, 0.0, 1, True, Cancel()),
         (B, 10 * DAY_S, SENDS_MAX, False, Cancel()),
@@ -130,7 +128,7 @@ def test_no_step_is_a_hope(offers: Offers, age_s: float, overdue_s: float, sends
             assert offers.dedupe_window_s is not None
             assert may_resend
             assert sends < SENDS_MAX
-            assert within_s >= RESEND_S_MIN
+            assert within_s >= ACT_S_MIN
             assert age_s + within_s <= window_s / 2 + 1e-6
         case Cancel():
             assert offers.cancel

@@ -46,7 +46,9 @@ async def test_two_runs_at_once(postgres: Postgres, empty: str) -> None:
         steps = await asyncio.gather(*(migrate(connection) for connection in connections))
         assert sorted(steps) == [0, 0, int(HEAD)]
         assert await connections[0].fetchval("SELECT count(*) FROM gateway.departments") == 0
-        assert await connections[0].fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+        here = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+        locks = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = {here}"
+        assert await connections[0].fetchval(locks) == 0
     finally:
         for connection in connections:
             await connection.close()
