@@ -20,9 +20,11 @@ from gateway import log as logs
 from gateway.config import Config
 from gateway.errors import GatewayError, Unavailable
 from gateway.processor.stub import server as stub_server
+from gateway.rules import compare as comparison
 from gateway.rules import lifecycle
 from gateway.rules.access import new_api_key
 from gateway.rules.ids import new_id
+from gateway.rules.lifecycle import Progress
 from gateway.services.ports import CommitUnknown
 from gateway.services.reseal import Reseal
 from gateway.store.migrate import migrate as run_migrations
@@ -49,6 +51,21 @@ app = typer.Typer(
 )
 applications = typer.Typer(help="Applications of departments, and their API keys.", no_args_is_help=True)
 app.add_typer(applications, name="app")
+
+
+class Movement(msgspec.Struct, frozen=True):
+    """What a processor's list says of one movement, as far as it is compared."""
+
+    reference: str
+    amount: int
+    effects: int
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """A processor's own list."""
+
+    data: list[Movement]
+
 
 ConfigFile = Annotated[
     str | None, typer.Option("--config", help="The TOML file; else $GATEWAY_CONFIG, else the demo's.")
@@ -142,6 +159,27 @@ def openapi() -> None:
     Example: gateway openapi > openapi.json
     """
     typer.echo(msgspec.json.format(msgspec.json.encode(openapi_document.document())).decode())
+
+
+@app.command()
+def compare(
+    listing: Annotated[Path, typer.Argument(help="The processor's own list of movements, as JSON.", exists=True)],
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare our movements with the processor's own list: what was done twice, is missing or differs. Exit 1 if any.
+
+    The list is `{"data": [{"reference", "amount", "effects"}, …]}`, as the processor's double gives it at
+    `/v1/movements`; `effects` is how often the processor carried a movement out.
+
+    Example: gateway compare movements.json
+    """
+    found = asyncio.run(_compare(_config(config), _listed(listing)))
+    lines = [f"{difference.reference}: {difference.what}" for difference in found]
+    told = [{"reference": difference.reference, "what": difference.what} for difference in found]
+    tell(as_json, {"differences": told}, *(lines or ["Nothing differs."]))
+    if found:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -285,6 +323,24 @@ async def _resealing(config: Config, page_rows: int) -> AsyncIterator[Reseal]:
 async def _migrate(config: Config) -> int:
     async with connection(config.database, OWNER, Path(config.keys.secrets)) as connected, driver_errors():
         return await run_migrations(connected)
+
+
+def _listed(path: Path) -> list[comparison.Theirs]:
+    try:
+        rows = msgspec.json.decode(path.read_bytes(), type=Listing).data
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
+        raise SettingsRefused(
+            f"{path} is no list of movements: a JSON object whose `data` has `reference`, `amount` and `effects`"
+        ) from None
+    return [comparison.Theirs(row.reference, row.amount, row.effects) for row in rows]
+
+
+async def _compare(config: Config, theirs: list[comparison.Theirs]) -> list[comparison.Difference]:
+    sql = load_queries("gateway.store", "ledger.sql")
+    async with connection(config.database, OWNER, Path(config.keys.secrets)) as connected, driver_errors():
+        rows = await connected.fetch(sql.all_movements)
+    ours = [comparison.Ours(row["reference"], row["amount_minor"], Progress(row["progress"])) for row in rows]
+    return comparison.compare(ours, theirs)
 
 
 async def _app_add(

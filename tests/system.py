@@ -104,8 +104,8 @@ class System:
     def tls(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.demo["ca"])
 
-    def command(self, *arguments: str, code: int = 0) -> str:
-        """Run `gateway …` or `keys …` against this demo; gives what it printed."""
+    def command(self, *arguments: str, code: int | None = 0) -> str:
+        """Run `gateway …` or `keys …` against this demo; gives what it printed. It ends with `code`, None is any."""
         done = subprocess.run(
             [str(BIN / arguments[0]), *arguments[1:]],
             env=self.plain,
@@ -115,8 +115,8 @@ class System:
             timeout=120,
         )
         self.recorded += [done.stdout, done.stderr]
-        assert done.returncode == code, done.stderr.decode()
-        return (done.stdout if code == 0 else done.stderr).decode()
+        assert code in {None, done.returncode}, done.stderr.decode()
+        return (done.stderr if code else done.stdout).decode()
 
     def officer(self, name: str) -> tuple[str, ...]:
         """The options by which an officer of the demo signs."""
@@ -230,6 +230,10 @@ class Stub:
         """Its truth, by reference."""
         listed = await self._call("GET", "/v1/charges")
         return {row["reference"]: row for row in listed["data"]}
+
+    async def movements(self) -> Any:
+        """Its own list of all that it was ever asked for."""
+        return await self._call("GET", "/v1/movements")
 
 
 @contextmanager

@@ -296,6 +296,7 @@ class Ledger(Store):
     async def _follow(self, connection: Connection, movement: Movement, event: Event, said: Said) -> None:
         """What a movement that has moved changes beside itself: charge, journal, token."""
         department, progress = movement.department, after(sources(event)[0], event)
+        charge = await self._charge(connection, department, movement.charge_id)
         done = progress is Progress.DONE
         if movement.kind is Kind.REFUND:
             if event in ENDS:
@@ -303,16 +304,16 @@ class Ledger(Store):
                 given_back = amount if done else 0
                 await connection.execute(self._ledger.move_refund, department, movement.charge_id, amount, given_back)
         else:
-            await self._move_charge(connection, movement, progress, said)
+            await self._move_charge(connection, charge, movement, progress, said)
         if done:
-            await self._post(connection, movement)
+            await self._post(connection, charge, movement)
         if progress is Progress.FAILED and movement.kind in {Kind.SALE, Kind.AUTHORIZATION}:
             # It never happened: a token for one use is as good as new.
-            charge = await self._charge(connection, department, movement.charge_id)
             await connection.execute(self._sql.set_token_status, department, charge.token_id, "active", "spent")
 
-    async def _move_charge(self, connection: Connection, movement: Movement, progress: Progress, said: Said) -> None:
-        charge = await self._charge(connection, movement.department, movement.charge_id)
+    async def _move_charge(
+        self, connection: Connection, charge: Charge, movement: Movement, progress: Progress, said: Said
+    ) -> None:
         first = movement.kind in {Kind.SALE, Kind.AUTHORIZATION}
         captured = movement.kind in {Kind.SALE, Kind.CAPTURE} and progress is Progress.DONE
         declined = said if first and isinstance(said, Declined) else None
@@ -328,8 +329,7 @@ class Ledger(Store):
             declined.decline_code if declined else None,
         )
 
-    async def _post(self, connection: Connection, movement: Movement) -> None:
-        charge = await self._charge(connection, movement.department, movement.charge_id)
+    async def _post(self, connection: Connection, charge: Charge, movement: Movement) -> None:
         posted = entries(movement.kind, movement.amount_minor, charge.convenience_fee_minor)
         for line, entry in enumerate(posted, start=1):
             await connection.execute(

@@ -107,3 +107,7 @@ RETURNING m.movement_id, marked.left_s;
 -- name: unresolved
 SELECT progress AS state, count(*) AS charges FROM gateway.movements
 WHERE department_id = $1 AND progress IN ('sending', 'unknown', 'in_review') GROUP BY progress;
+
+-- name: all_movements
+-- Of every department, for a comparison with the processor's own list.
+SELECT reference, amount_minor, progress FROM gateway.movements;
