@@ -37,7 +37,7 @@ BREACHES = (
     ("services-know-ports", "gateway.services.sending", "aiohttp"),
     ("store-opens-nothing", "gateway.store.postgres", "keys.envelope"),
     ("store-opens-nothing", "gateway.store.database", "gateway.services.charges"),
-    ("store-opens-nothing", "gateway.store.ledger", "keys.envelope"),
+    ("store-opens-nothing", "gateway.store.ledger", "gateway.services.sending"),
     ("web-holds-no-key", "gateway.web.bodies", "keys.keystore"),
     ("stub-is-the-far-side", "gateway.processor.stub.wire", "gateway.rules.card"),
     ("stub-is-the-far-side", "gateway.processor.stub.book", "keys.secret"),

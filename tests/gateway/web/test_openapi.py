@@ -175,6 +175,18 @@ def test_bodies_are_closed(openapi: dict[str, Any]) -> None:
     }
 
 
+def test_a_body_is_required_where_something_must_be_said(openapi: dict[str, Any]) -> None:
+    """To make a token and to charge; a capture, void or refund of everything may say nothing."""
+    required = {
+        operation["operationId"]: operation["requestBody"]["required"]
+        for _, _, operation in _operations(openapi)
+        if "requestBody" in operation
+    }
+
+    silent = ("capture_charge", "void_charge", "refund_charge")
+    assert required == {"create_token": True, "create_charge": True} | dict.fromkeys(silent, False)
+
+
 def test_all_but_three_routes_ask_who_is_calling(openapi: dict[str, Any]) -> None:
     """Health and this document are open; every other route needs an API key, and says 401, 403 and 503."""
     open_paths = {path for _, path, operation in _operations(openapi) if not operation["security"]}
