@@ -1,0 +1,65 @@
+"""A PostgreSQL whose clock a test sets, for the comparison of the two stores."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from gateway.store.database import Database
+from gateway.store.ledger import Ledger
+from gateway.store.migrate import migrate
+from tests.gateway.store.conftest import open_home, populate, postgres
+from tests.gateway.store.postgres import Postgres
+
+__all__ = ["open_home", "postgres"]
+
+NAME = "twin"
+CLOCK = """
+CREATE SCHEMA testclock;
+CREATE UNLOGGED TABLE testclock.moment (at timestamptz NOT NULL);
+INSERT INTO testclock.moment VALUES (now());
+CREATE FUNCTION testclock.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM testclock.moment';
+GRANT USAGE ON SCHEMA testclock TO PUBLIC;
+GRANT SELECT ON testclock.moment TO PUBLIC;
+"""
+
+
+@dataclass
+class Twin:
+    """A database of its own, as both processes reach it, and who sets its clock."""
+
+    api: Ledger
+    worker: Ledger
+    owner: asyncpg.Connection
+
+    async def set_clock(self, now: datetime) -> None:
+        """What `now()` is from now on."""
+        await self.owner.execute("UPDATE testclock.moment SET at = $1", now)
+
+    async def clock(self) -> datetime:
+        """What `now()` is."""
+        at: datetime = await self.owner.fetchval("SELECT at FROM testclock.moment")
+        return at.astimezone(UTC)
+
+
+@pytest.fixture
+async def twin(postgres: Postgres) -> AsyncIterator[Twin]:
+    """The schema as in service, but for `now()`: an earlier place on the search path is found first."""
+    superuser = await postgres.server.connect_superuser()
+    await superuser.execute(f"CREATE DATABASE {NAME} OWNER gateway_owner")
+    for role in ("gateway_api", "gateway_worker"):
+        await superuser.execute(f"ALTER ROLE {role} IN DATABASE {NAME} SET search_path = testclock, pg_catalog")
+    owner = await postgres.connect("owner", database=NAME)
+    await migrate(owner)
+    await populate(owner)
+    await owner.execute(CLOCK)
+    await owner.execute("SET synchronous_commit = off")
+    opened = [await Database.open(postgres.arguments(role) | {"database": NAME}, 2) for role in ("api", "worker")]
+    yield Twin(Ledger(opened[0]), Ledger(opened[1]), owner)
+    for database in opened:
+        await database.close()
+    await owner.close()
+    await superuser.execute(f"DROP DATABASE {NAME} WITH (FORCE)")
+    await superuser.close()
