@@ -24,6 +24,10 @@ ACQUIRE_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 5.0
 ROLLBACK_TIMEOUT_S = 1.0
 CLOSE_TIMEOUT_S = 5.0
+LOST_HOST = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+"""How soon the server notices that nobody is there any more; in seconds, and tries."""
+IDLE_STATEMENTS = 1.5
+"""A transaction may be idle for so many times the longest statement."""
 
 DEPARTMENT = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
@@ -62,8 +66,14 @@ class Database:
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     ) -> "Database":
         """Connect and refuse a server that may lose data; raises `keys.errors.DatabaseRefused`."""
+        # Who is stopped inside a transaction, or lost with its host, must not stop everybody else.
+        idle_ms = str(round(statement_timeout_s * IDLE_STATEMENTS * 1000))
         pool = await asyncpg.create_pool(
-            **connect, min_size=1, max_size=pool_max, command_timeout=statement_timeout_s
+            **connect,
+            min_size=1,
+            max_size=pool_max,
+            command_timeout=statement_timeout_s,
+            server_settings={"idle_in_transaction_session_timeout": idle_ms, **LOST_HOST},
         )
         try:
             async with pool.acquire() as connection:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -16,6 +17,7 @@ from tests.gateway.store.postgres import Postgres
 __all__ = ["open_home", "postgres"]
 
 NAME = "twin"
+HASTE = {"synchronous_commit": "off"}
 CLOCK = """
 CREATE SCHEMA testclock;
 CREATE UNLOGGED TABLE testclock.moment (at timestamptz NOT NULL);
@@ -44,6 +46,11 @@ class Twin:
         return at.astimezone(UTC)
 
 
+async def hasty(connect: dict[str, Any]) -> Database:
+    """A pool whose commits wait for no disk: compared is what they say, not what outlives a power cut."""
+    return Database(await asyncpg.create_pool(**connect, min_size=1, max_size=2, server_settings=HASTE))
+
+
 @pytest.fixture
 async def twin(postgres: Postgres) -> AsyncIterator[Twin]:
     """The schema as in service, but for `now()`: an earlier place on the search path is found first."""
@@ -56,7 +63,7 @@ async def twin(postgres: Postgres) -> AsyncIterator[Twin]:
     await populate(owner)
     await owner.execute(CLOCK)
     await owner.execute("SET synchronous_commit = off")
-    opened = [await Database.open(postgres.arguments(role) | {"database": NAME}, 2) for role in ("api", "worker")]
+    opened = [await hasty(postgres.arguments(role) | {"database": NAME}) for role in ("api", "worker")]
     yield Twin(Ledger(opened[0]), Ledger(opened[1]), owner)
     for database in opened:
         await database.close()

@@ -156,11 +156,14 @@ async def _rotation(city: City) -> None:
 
 
 async def _damage(city: City) -> None:
-    """A card that could be opened a moment ago cannot be opened any more."""
+    """A card that could be opened a moment ago cannot be opened any more; rather one that may be needed again."""
+    memory = city.memory
     while True:
-        await city.pause(0.0, city.swarm.storm_s / 2)
-        row = city.rng.choice(list(city.memory.tokens.values()))
-        row.sealed = bytes(64)
+        await city.pause(0.0, city.swarm.storm_s / 3)
+        waiting = {row.movement.charge_id for row in memory.movements.values() if row.open}
+        needed = {each.token_id for each in memory.charges_.values() if each.charge_id in waiting}
+        rows = [row for (_, token_id), row in memory.tokens.items() if not needed or token_id in needed]
+        city.rng.choice(rows).sealed = bytes(64)
         city.seen["fault: damage"] += 1
 
 

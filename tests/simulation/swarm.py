@@ -71,7 +71,7 @@ INTENSITY: Mapping[Fault, tuple[float, float]] = {
 """Per occasion, from and to. What is not here is there or not, and has measures of its own below."""
 
 CAPABILITIES = "ABCD"
-EDGES = 0.15
+EDGES = 0.2
 """How many worlds are of the kind of `_at_an_edge`."""
 LAG_S_MAX = 30.0
 SKEW_S_MAX = 20.0
@@ -82,7 +82,7 @@ SHORT_WINDOW_S = 120.0
 process or the network sleeps for longer than the processor remembers, no rule could help."""
 
 
-SILENCE = {Fault.LOST_REPLY: 0.9, Fault.SLOW: 0.2}
+SILENCE = {Fault.LOST_REPLY: 0.95, Fault.SLOW: 0.2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _at_an_edge(rng: Random, swarm: Swarm) -> Swarm:
         forgets=True,
         late_s_max=8.0,
         pause_s=(2.0, 8.0),
-        residents=10,
+        residents=16,
         storm_s=rng.uniform(150.0, 200.0),
     )
     late = replace(
@@ -157,9 +157,18 @@ def _at_an_edge(rng: Random, swarm: Swarm) -> Swarm:
     )
     worlds = (
         # A processor that forgets, when nobody could ask it until then.
-        replace(forgetful, lag_s=0.0, intensity=SILENCE | {Fault.INQUIRY_ERROR: 0.95, Fault.PAUSE: 0.3}),
+        replace(forgetful, lag_s=0.0, intensity=SILENCE | {Fault.INQUIRY_ERROR: 0.96, Fault.PAUSE: 0.3}),
         # The same, when those who would send again are away, and come back when it has forgotten.
         replace(forgetful, lag_s=LAG_S_MAX, intensity={Fault.SLOW: 0.9, Fault.LATE: 0.1, Fault.BLACKOUT: 1.0}),
+        # Sleepers that never sent, and wake up when somebody else has.
+        replace(
+            swarm,
+            capability="A",
+            window_s=DAY_S,
+            lag_s=LAG_S_MAX,
+            pause_s=(16.0, 45.0),
+            intensity={Fault.PAUSE: 0.2, Fault.REFUSED: 0.3, Fault.LOST_REPLY: 0.7},
+        ),
         # A processor whose clock is late, that carries out late, and shows it late.
         replace(late, intensity=SILENCE | {Fault.LATE: 0.7, Fault.LOST_REPLY: 0.5}),
     )

@@ -306,3 +306,20 @@ async def test_a_cancelled_commit_is_waited_for(
             await task
     assert await is_stored(owner, "slow")
     assert await backend(frail_database) == before
+
+
+async def test_who_stops_inside_a_transaction_stops_nobody_else(postgres: Postgres) -> None:
+    """Whoever falls asleep while it holds a row loses its connection, and what it had begun; the others go on."""
+    sleeper = await Database.open(postgres.arguments(), 1, statement_timeout_s=0.4)
+    other = await Database.open(postgres.arguments(), 1)
+    lock = "SELECT FROM gateway.key_generations FOR UPDATE"
+    try:
+        with pytest.raises(Unavailable):  # noqa: PT012 - it is its end that raises
+            async with sleeper.transaction(PARKS) as connection:
+                await connection.execute(lock)
+                async with asyncio.timeout(4), other.transaction(PARKS) as waiting:
+                    await waiting.execute(lock)
+                await connection.execute("SELECT 1")
+    finally:
+        await sleeper.close()
+        await other.close()
