@@ -31,11 +31,12 @@ ActName = Literal["destroy", "compromise", "replace-root", "add-officer", "remov
 
 LIFETIME = timedelta(minutes=15)
 NOTE_CHARACTERS_MAX = 64 * 1024
+LINE_MAX = 500
 ID = r"^act_[0-9a-f]{32}\Z"
 
 ActId = Annotated[str, msgspec.Meta(pattern=ID)]
 Field = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
-Line = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+Line = Annotated[str, msgspec.Meta(min_length=1, max_length=LINE_MAX)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Payload = dict[Field, Line | Count]
 
@@ -98,6 +99,8 @@ def request(
     """An officer's request as a signed note; raises `ActRefused` for what could not be shown to the other officer."""
     act_id, ends = f"act_{secrets.token_hex(16)}", now + LIFETIME
     asked = ActRequest(1, act_id, act, dict(payload), reason, environment, manifest_version, name, now, ends)
+    if not 1 <= len(reason) <= LINE_MAX:
+        raise ActRefused(f"--reason has 1 to {LINE_MAX} characters")
     _require_printable(asked)
     _parse(_text(asked), ActRequest)  # what could not be read back is not signed
     return officer_key.sign(name, _text(asked))
@@ -142,15 +145,20 @@ def require_approved(
     if asked.environment != environment:
         raise ActRefused(f"{asked.id} is for environment '{asked.environment}', this one is '{environment}'")
     _require_same_act(asked, act, payload)
-    if asked.manifest_version != manifest_version:
-        versions = f"(manifest {asked.manifest_version}, now {manifest_version})"
-        raise ActRefused(f"the key store changed since {asked.id} was asked for {versions}: look again, and ask anew")
+    require_unchanged(asked, manifest_version)
     approval, second = _opened(approval_note, officers, ActApproval)
     _require_another(first, second)
     if approval.id != asked.id or approval.request != _digest(request_note):
         raise ActRefused(f"the approval is of another request than {asked.id}: have this one approved")
     _require_in_time(approval, asked, now)
     return asked
+
+
+def require_unchanged(asked: ActRequest, manifest_version: int) -> None:
+    """Raises `ActRefused` where the key store changed since this was asked for."""
+    if asked.manifest_version != manifest_version:
+        versions = f"(manifest {asked.manifest_version}, now {manifest_version})"
+        raise ActRefused(f"the key store changed since {asked.id} was asked for {versions}: look again, and ask anew")
 
 
 def approver_of(note: str) -> str:
@@ -201,23 +209,23 @@ class ActFolder:
             raise ActRefused(f"there is no request {act_id} in {self.path}: check the id")
         return StoredAct(act_id, request_note, self._read(act_id, "approval"), self._has(act_id, "done"))
 
-    def pending(self, now: datetime) -> Sequence[StoredAct]:
-        """The acts that are neither done nor expired, the oldest first."""
-        waiting = [act for act in map(self.find, self._ids("request")) if not act.is_done]
-        asked = {act.id: self._peek(act) for act in waiting}
-        still_open = [act for act in waiting if now < asked[act.id].expires]
-        return sorted(still_open, key=lambda act: (asked[act.id].requested, act.id))
+    def pending(self, now: datetime) -> Sequence[str]:
+        """The ids of the acts that are neither done nor expired, the oldest first; files that are no request last."""
+        done = self.done()
+        asked = {act_id: self._peek(act_id) for act_id in self._ids("request") if act_id not in done}
+        open_requests = [one for one in asked.values() if one is not None and now < one.expires]
+        known = [one.id for one in sorted(open_requests, key=lambda one: (one.requested, one.id))]
+        return known + [act_id for act_id, one in asked.items() if one is None]
 
     def done(self) -> frozenset[str]:
         """The ids of all acts that were carried out."""
         return frozenset(self._ids("done"))
 
-    def _peek(self, act: StoredAct) -> ActRequest:
-        with suppress(ActRefused):
-            asked = _parse(text_of(act.request), ActRequest)
-            if asked.id == act.id:
-                return asked
-        raise ActRefused(f"{self._file(act.id, 'request')} is not that request: move it away")
+    def _peek(self, act_id: str) -> ActRequest | None:
+        with suppress(ActRefused, KeystoreRefused):
+            asked = _parse(text_of(self.find(act_id).request), ActRequest)
+            return asked if asked.id == act_id else None
+        return None
 
     def _ids(self, kind: str) -> list[str]:
         found = (path.name.removesuffix(f".{kind}") for path in self.path.glob(f"act_*.{kind}"))

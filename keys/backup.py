@@ -7,13 +7,15 @@ data. The header holds that key once for each recipient, in a sealed box, and a 
 before anything is decrypted, so that all recipients see the same files. Inside, the files are one MessagePack map
 from relative path to bytes.
 
-A container does not say who made it: anyone can seal to a public key. What lies in it proves itself (the manifest
-is signed under the root), or is compared with the SHA-256 that was registered when the backup was made.
+A container does not say who made it: anyone can seal to a public key. What lies in it has to prove itself: the
+manifest is signed under the root, and has a commitment to each key. `keys restore` takes nothing else out of it but
+the evidence of acts and ceremonies, which is signed or proves nothing.
 """
 
 import re
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -110,14 +112,14 @@ def read_header(raw: bytes) -> BackupHeader:
         raise BackupRefused(CUT_OR_ALTERED) from None
 
 
-def open_backup(raw: bytes, name: str, officer_key: OfficerKey) -> Mapping[str, bytes]:
+def open_backup(raw: bytes, officer_key: OfficerKey) -> Mapping[str, bytes]:
     """The files of a backup, by relative path, opened by one of its recipients.
 
     Raises:
-        BackupRefused: not a recipient, not this recipient's key, altered, or a path in it leads elsewhere.
+        BackupRefused: not a recipient's key, altered, or a path in it leads elsewhere.
     """
     header = read_header(raw)
-    key = _backup_key(header, name, officer_key)
+    key = _backup_key(header, officer_key)
     end = _header_end(raw)
     try:
         files = msgspec.msgpack.decode(decrypt(_body_key(key), raw[end:], raw[:end]), type=dict[str, bytes])
@@ -132,17 +134,14 @@ def _header_end(raw: bytes) -> int:
     return HEADER_STARTS + int.from_bytes(raw[HEADER_STARTS - LENGTH_BYTES : HEADER_STARTS], "big")
 
 
-def _backup_key(header: BackupHeader, name: str, officer_key: OfficerKey) -> Secret[bytes]:
-    sealed = next((recipient.sealed for recipient in header.recipients if recipient.name == name), None)
-    if sealed is None:
-        raise BackupRefused(f"{header.id} is not sealed for {name}, but for {', '.join(header.names)}")
-    try:
-        key = officer_key.unseal(sealed)
-    except BrokenSeal:
-        line = f"use the one that {name} had when it was made, or take another copy of it"
-        raise BackupRefused(f"{header.id} does not open with this key: {line}") from None
-    require_equal(bytes.fromhex(header.commitment), commitment(key, header.id), BackupRefused(CUT_OR_ALTERED))
-    return key
+def _backup_key(header: BackupHeader, officer_key: OfficerKey) -> Secret[bytes]:
+    for recipient in header.recipients:
+        with suppress(BrokenSeal):
+            key = officer_key.unseal(recipient.sealed)
+            require_equal(bytes.fromhex(header.commitment), commitment(key, header.id), BackupRefused(CUT_OR_ALTERED))
+            return key
+    line = f"take the key that {' or '.join(header.names) or 'nobody'} had when it was made"
+    raise BackupRefused(f"{header.id} does not open with this key: {line}")
 
 
 def _body_key(key: Secret[bytes]) -> Secret[bytes]:

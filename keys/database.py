@@ -49,17 +49,34 @@ def connect_arguments(settings: DatabaseSection, process: str, secrets_directory
 
 @asynccontextmanager
 async def driver_errors() -> AsyncIterator[None]:
-    """Turn the driver's errors into `DatabaseRefused` without their text, which may quote values."""
+    """Turn the driver's errors into `DatabaseRefused` without their text, which may quote values.
+
+    Around the making of a connection; where there is one, `query_errors` leaves errors of our own files alone.
+    """
+    try:
+        async with query_errors():
+            yield
+    except OSError as error:
+        raise _unreachable(error) from None
+
+
+@asynccontextmanager
+async def query_errors() -> AsyncIterator[None]:
+    """The same around work with a connection that stands: other errors of the system than its loss pass."""
     try:
         yield
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedColumnError):
         raise DatabaseRefused("the database's schema is not of this release: run `gateway migrate`") from None
     except asyncpg.PostgresError as error:
         raise DatabaseRefused(f"the database refused (SQLSTATE {error.sqlstate})") from None
-    except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise DatabaseRefused(
-            f"the database cannot be reached ({type(error).__name__}): is it up, and is database.dsn right?"
-        ) from None
+    except (TimeoutError, ConnectionResetError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise _unreachable(error) from None
+
+
+def _unreachable(error: Exception) -> DatabaseRefused:
+    return DatabaseRefused(
+        f"the database cannot be reached ({type(error).__name__}): is it up, and is database.dsn right?"
+    )
 
 
 @asynccontextmanager

@@ -49,20 +49,30 @@ def write_private(path: Path, content: bytes, *, replace: bool) -> None:
         raise KeystoreRefused(f"{path} cannot be written ({error.strerror})") from None
 
 
+def is_plain(path: Path) -> bool:
+    """Whether a regular file lies there: no folder, link, pipe or device, and not nothing."""
+    return path.is_file() and not path.is_symlink()
+
+
 def remove_private(path: Path) -> None:
-    """Overwrite a file with zeros and remove it, durable when this returns; nothing where there is none.
+    """Overwrite a plain file with zeros and remove it, durable when this returns; nothing where there is none.
 
     A file system that copies on write, or a flash disk, keeps the old bytes for a while: what lies there must be
-    worthless without another key.
+    worthless without another key. Raises `KeystoreRefused` for what is no plain file, and for one that has a second
+    name, a hard link: its bytes would stay there, or be zeroed under the eyes of whom they belong to.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Non-blocking, so that a named pipe is refused instead of waited for.
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     except OSError as error:
         raise KeystoreRefused(f"{path} cannot be removed ({error.strerror})") from None
     with os.fdopen(descriptor, "wb") as file:
-        file.write(bytes(os.fstat(descriptor).st_size))
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
+            raise KeystoreRefused(f"{path} is no plain file, or has another name (a hard link): remove that first")
+        file.write(bytes(about.st_size))
         file.flush()
         os.fsync(descriptor)
     path.unlink(missing_ok=True)
@@ -71,14 +81,31 @@ def remove_private(path: Path) -> None:
 
 def remove_drafts(directory: Path, name: str) -> None:
     """Remove what writers that were killed have left of files of such a name (a pattern of `fnmatch`)."""
-    for draft in directory.glob(f".{name}.[0-9]*"):
+    for draft in filter(is_plain, directory.glob(f".{name}.[0-9]*")):
         remove_private(draft)
 
 
+def remove_tree(directory: Path) -> None:
+    """Overwrite and remove every file in a private directory, and the directory; nothing where there is none."""
+    if not os.path.lexists(directory):
+        return
+    require_private_directory(directory)
+    for path in sorted(directory.rglob("*"), reverse=True):  # what lies in a folder comes before the folder
+        if is_plain(path):
+            remove_private(path)
+        elif path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
+    directory.rmdir()
+
+
 def make_private_directory(path: Path) -> None:
-    """Make a directory of mode 0700 where there is none yet; raises `KeystoreRefused` where it cannot."""
+    """Make a directory, and what it lies in, of mode 0700 where there is none; raises `KeystoreRefused`."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True, mode=0o700)  # `parents=True` would leave those open to others
     except OSError as error:
         raise KeystoreRefused(f"{path} cannot be made ({error.strerror})") from None
 
@@ -102,12 +129,12 @@ def _open_plain(path: str, _flags: int) -> int:
 def _write(path: Path, content: bytes, *, replace: bool) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)  # a crash may have left one
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
     try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
         # A link is refused where a name exists, so of two writers one learns that it lost.
         draft.replace(path) if replace else path.hardlink_to(draft)
     finally:

@@ -103,13 +103,14 @@ def due(manifest: Manifest, dependents: Dependents, now: datetime) -> Iterator[s
 
 def _urgent(manifest: Manifest, dependents: Dependents) -> Iterator[str]:
     yield from _roots_due(manifest)
+    yield from _taken_along(manifest)
     yield from _not_backed_up(manifest)
     for key in manifest.of("kek"):
         count = dependents.of(key) or 0
         if key.state is State.COMPROMISED:
             yield (
-                f"{key.title} is compromised and wraps {_records(count)}: `gateway reseal`, then"
-                f" `keys destroy {key.number}`."
+                f"{key.title} is compromised and wraps {_records(count)}: `gateway reseal` until it finds nothing,"
+                f" then `keys destroy {key.number}`."
             )
         elif key.state is State.RETIRED and count:
             yield f"{key.title} is retired and still wraps {_records(count)}: `keys rewrap`."
@@ -117,14 +118,30 @@ def _urgent(manifest: Manifest, dependents: Dependents) -> Iterator[str]:
             yield f"{key.title} is retired and wraps nothing: `keys destroy {key.number}` once its backups are gone."
     for key in manifest.of("fingerprint"):
         if key.state is State.RETIRED:
-            yield f"{key.title} is retired: `gateway reseal`, then `keys destroy {key.number} --purpose fingerprint`."
+            yield (
+                f"{key.title} is retired: `gateway reseal`, then `keys destroy {key.number} --purpose fingerprint`"
+                " once its backups are gone."
+            )
 
 
 def _not_backed_up(manifest: Manifest) -> Iterator[str]:
-    kept = {number for backup in manifest.backups if backup.forgotten is None for number in backup.generations}
+    """A copy under a root that was let go opens nothing, for that root is to be destroyed."""
+    number = manifest.root.number
+    copies = [backup for backup in manifest.backups if backup.forgotten is None and number in backup.roots]
     for key in manifest.of("kek"):
-        if key.state is not State.DESTROYED and key.number not in kept:
-            yield f"{key.title} is in no key backup: `keys backup --to FILE --for OFFICER`."
+        if key.state is not State.DESTROYED and not any(copy.holds(key) for copy in copies):
+            yield f"{key.title} is in no key backup that root {number} opens: `keys backup --to FILE --for OFFICER`."
+
+
+def _taken_along(manifest: Manifest) -> Iterator[str]:
+    """Whoever left with a share may have seen, with others, what that root wrapped: until the next rotation."""
+    for root in manifest.roots:
+        gone = [person.name for person in root.custodians if person.left is not None and person.left <= root.since]
+        if gone and root.state is State.DESTROYED and (active := manifest.active("kek")).created < root.since:
+            yield (
+                f"{active.title} was wrapped by root {root.number}, of which {', '.join(gone)} took a share along:"
+                " `keys rotate`, then `keys rewrap`."
+            )
 
 
 def _roots_due(manifest: Manifest) -> Iterator[str]:

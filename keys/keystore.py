@@ -2,6 +2,9 @@
 
     <store>/manifest            the signed manifest (`keys.manifest`)
     <store>/set-aside/          files that no manifest names, found among the keys
+    <store>/restoring/          a copy that is being tried before it takes its place (`keys restore`)
+    <store>/acts/               requests and approvals (`keys.acts`)
+    <store>/ceremonies/         transcripts
     <store>/root-<n>/<key id>   one key, wrapped by root n, bound to environment, id, purpose and number
 
 A key is written first and the manifest last, by rename: a reader sees the old state or the new one, and what an
@@ -28,6 +31,7 @@ from keys.errors import (
     RootUnavailable,
 )
 from keys.files import (
+    is_plain,
     make_private_directory,
     read_private,
     remove_private,
@@ -57,6 +61,9 @@ from keys.states import State
 
 MANIFEST = "manifest"
 SET_ASIDE = "set-aside"
+RESTORING = "restoring"
+ACTS = "acts"
+CEREMONIES = "ceremonies"
 
 ORIGINATE_DAYS = 365
 PROCESS_DAYS = 365 * 4
@@ -224,10 +231,15 @@ class OpenKeystore:
         self, manifest: Manifest, act: Act, now: datetime, *, signing: Secret[bytes] | None = None, above: int = 0
     ) -> "OpenKeystore":
         """Write the next manifest, signed, with a version above `above`; the fleet follows within two seconds."""
-        seed, version = self.signing if signing is None else signing, max(self.manifest.version, above) + 1
-        following = msgspec.structs.replace(manifest, version=version, written=now, act=act)
+        seed = self.signing if signing is None else signing
+        following = self.next(manifest, act, now, above=above)
         write_private(self.store.directory / MANIFEST, sign_manifest(following, seed), replace=True)
         return OpenKeystore(self.store, self.root, self.root_number, seed, following)
+
+    def next(self, manifest: Manifest, act: Act, now: datetime, *, above: int = 0) -> Manifest:
+        """The manifest that `publish` would write; signed, it has the same bytes each time."""
+        version = max(self.manifest.version, above) + 1
+        return msgspec.structs.replace(manifest, version=version, written=now, act=act)
 
     def copy_under(self, root: RootKey, number: int) -> None:
         """Wrap every key of the store under another root, too; no manifest names that root yet."""
@@ -238,30 +250,34 @@ class OpenKeystore:
 
     def discard(self, key_id: str) -> None:
         """Overwrite and remove a wrapped key, under every root. Copies elsewhere are `keys.backup`'s concern."""
-        for root in self.manifest.roots:
-            remove_private(self.store.path(root.number, key_id))
-        for copy in (self.store.directory / SET_ASIDE).glob(f"*-{key_id}"):
+        copies = [self.store.path(root.number, key_id) for root in self.manifest.roots]
+        copies += (self.store.directory / SET_ASIDE).glob(f"*-{key_id}")
+        for copy in filter(is_plain, copies):  # a folder or a pipe of that name is no key, and foreign
             remove_private(copy)
 
-    def foreign(self) -> Sequence[Path]:
-        """Files among the wrapped keys that the manifest does not name, or no longer."""
-        known = {
+    def named(self) -> frozenset[Path]:
+        """Where the manifest says that wrapped keys lie, under every root that stands."""
+        return frozenset(
             self.store.path(root.number, key.id)
             for root in self.manifest.roots
             if root.state is not State.DESTROYED
             for key in self.manifest.keys
             if key.holder == KEYSTORE and key.state is not State.DESTROYED
-        }
+        )
+
+    def foreign(self) -> Sequence[Path]:
+        """Files among the wrapped keys that the manifest does not name, or no longer."""
+        known = self.named()
         folders = sorted(self.store.directory.glob("root-*"))
         for folder in folders:
             require_private_directory(folder)
         return sorted(path for folder in folders for path in folder.iterdir() if path not in known)
 
     def set_aside(self, path: Path) -> None:
-        """Take a foreign file away: what the manifest calls destroyed is wiped; anything else may be needed yet."""
+        """Take a foreign file away: a key that the manifest calls destroyed is wiped; anything else may be needed."""
         destroyed = {key.id for key in self.manifest.keys if key.state is State.DESTROYED}
         dropped = {f"root-{root.number}" for root in self.manifest.roots if root.state is State.DESTROYED}
-        if path.name in destroyed or path.parent.name in dropped:
+        if is_plain(path) and (path.name in destroyed or path.parent.name in dropped):
             remove_private(path)
             return
         make_private_directory(self.store.directory / SET_ASIDE)

@@ -101,6 +101,12 @@ class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generations: tuple[int, ...]
     forgotten: datetime | None = None
     """When it was said to be destroyed."""
+    roots: tuple[int, ...] = ()
+    """The roots that open it; none in the entries of earlier releases."""
+
+    def holds(self, key: KeyEntry) -> bool:
+        """Whether a key lies in it; asked of keys that are not destroyed."""
+        return key.number in self.generations if key.purpose == "kek" else key.created <= self.created
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -166,8 +172,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What an unverified manifest says of how to verify it."""
+    """What an unverified manifest says of how to verify it, and which one it is."""
 
+    version: int
+    act: Act
     roots: tuple[RootEntry, ...]
     keys: tuple[KeyEntry, ...]
 
@@ -199,16 +207,19 @@ def sign_manifest(manifest: Manifest, seed: Secret[bytes]) -> bytes:
     try:
         text = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1).decode()
         signed = sign_note(seed, SIGNER, text + "\n").encode()
-        if (
-            read_manifest(signed, public_key(seed), manifest.environment) == manifest
-            and len(signed) <= FILE_BYTES_MAX
-        ):
-            return signed
+        readable = read_manifest(signed, public_key(seed), manifest.environment) == manifest
     except (ManifestForged, UnicodeError):
-        pass
-    raise KeystoreRefused(
-        "nothing was changed: the key store could not be read again with this in it; use plain names and short texts"
-    )
+        readable = False
+    if not readable:
+        raise KeystoreRefused(
+            "nothing was changed: the key store could not be read again with this in it; use plain names"
+        )
+    if len(signed) > FILE_BYTES_MAX:
+        raise KeystoreRefused(
+            f"nothing was changed: the manifest would have more than {FILE_BYTES_MAX >> 20} MiB; most of it are key"
+            " backups: destroy old ones and say so with `keys backup --forget`"
+        )
+    return signed
 
 
 def claim_of(raw: bytes) -> Claim:

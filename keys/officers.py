@@ -107,11 +107,16 @@ def open_officer_key(path: Path, passphrase: Secret[str]) -> OfficerKey:
 
 def officer_of(name: str, key: OfficerKey, now: datetime) -> Officer:
     """The public half, as the manifest holds it; raises `OfficerRefused` for a name that cannot be one."""
+    require_name(name)
+    return Officer(name=name, verify=key.verify, receive=key.receive, added=now)
+
+
+def require_name(name: str) -> None:
+    """Raises `OfficerRefused` for a name that cannot be an officer's."""
     if not re.search(NAME, name):
         raise OfficerRefused(
             "an officer's name has 2 to 31 of a-z, 0-9, `.`, `_` and `-`, and begins with a letter: try `ada.l`"
         )
-    return Officer(name=name, verify=key.verify, receive=key.receive, added=now)
 
 
 def find_officer(officers: Iterable[Officer], name: str) -> Officer:

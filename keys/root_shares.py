@@ -175,7 +175,7 @@ def write_descriptor(path: Path, descriptor: Descriptor) -> None:
 def read_descriptor(path: Path) -> Descriptor:
     """Read the description; raises `RootRefused` or `KeystoreRefused`."""
     if not path.exists():
-        raise RootRefused(f"{path} does not exist: `keys ceremony split` makes it; later it comes from its backup")
+        raise RootRefused(f"{path} does not exist: `keys ceremony split` makes it, `keys restore` puts it back")
     try:
         descriptor = msgspec.json.decode(read_private(path), type=Descriptor)
         _require_people(descriptor.threshold, [custodian.name for custodian in descriptor.custodians])

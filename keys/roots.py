@@ -22,12 +22,12 @@ PROVIDERS: Mapping[str, str] = {
 
 def create_root(uri: str, ask: Ask) -> RootKey:
     """Make a new root key at this URI; refuses to replace one."""
-    return _provider(uri).create(uri, ask)
+    return provider(uri).create(uri, ask)
 
 
 def open_root(uri: str, ask: Ask) -> RootKey:
     """Open the root key; raises `RootRefused` with what to do."""
-    return _provider(uri).open_root(uri, ask)
+    return provider(uri).open_root(uri, ask)
 
 
 def scheme(uri: str) -> str:
@@ -40,7 +40,8 @@ def location(uri: str) -> str:
     return uri.partition("?")[0]
 
 
-def _provider(uri: str) -> RootProvider:
+def provider(uri: str) -> RootProvider:
+    """The module for this kind of root; raises `RootRefused` where there is none, or its extra is missing."""
     kind = scheme(uri)
     if kind not in PROVIDERS:
         raise RootRefused(f"keys.root must be a URI that begins with one of: {', '.join(f'{k}:' for k in PROVIDERS)}")

@@ -10,7 +10,7 @@ Steps 3 to 5 follow from the manifest alone, so whichever command comes next fin
 (`begin`); one that broke off before it has changed nothing. None of this opens a record.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,16 +20,19 @@ import msgspec
 from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
 from keys.deks import DekTable
 from keys.errors import KeyRefused
-from keys.files import remove_drafts
-from keys.keystore import OpenKeystore, new_entry
+from keys.files import remove_drafts, remove_tree
+from keys.keystore import ACTS, CEREMONIES, RESTORING, OpenKeystore, new_entry
 from keys.manifest import KEYSTORE, Act, KeyEntry, Manifest, Purpose, RootEntry, require_current
 from keys.primitives import new_key
 from keys.process_keys import HOLDERS, make_process_key
 from keys.root import RootKey
-from keys.states import State, leads_to, require_move
+from keys.states import Seen, State, leads_to, require_move
 
 ALONE = "keys"
 """The actor of what one person may do."""
+CATCH_UP = "catch-up"
+"""The act of going on from a key store that is older than the database."""
+NOTHING_SEEN = Seen()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ class Rotation:
         key = self.manifest.key(purpose, number)
         following = self.manifest.moved(key, State.DESTROYED, now)
         await self.require_unused(key)
-        if purpose == "kek" and not approval.despite:
+        if not approval.despite:
             await self.require_unrecoverable(key, recovery, now)
         await self._change(following, Act("destroy", key.id, approval.actor, approval.request), now)
         self.keys.discard(key.id)
@@ -200,29 +203,18 @@ class Rotation:
     async def catch_up(self, officer: str, now: datetime) -> None:
         """Go on from a key store that is older than the database, where it lacks no key that the database needs.
 
-        A key goes on to the state that the database heard of later, if a way of the table leads there; the manifest
-        gets a version above any that was seen.
+        The manifest gets a version above any that was seen, and a new signing key where the database knows of one.
         """
         await self.table.lock()
-        following = self.manifest
-        for (purpose, number), state in (await self.table.mirrored()).items():
-            known = [key for key in following.of(purpose) if key.number == number]  # type: ignore[arg-type] # a CHECK
-            if not known and state is not State.DESTROYED:
-                raise KeyRefused(f"this key store lacks {purpose} {number}, which is {state}: find a newer backup")
-            for key in known:
-                if key.state is state:
-                    continue
-                if not leads_to(key.state, state):
-                    raise KeyRefused(
-                        f"{key.title} is {key.state} here and {state} in the database: one of them is false"
-                    )
-                following = following.replaced(msgspec.structs.replace(key, state=state, since=now))
-        gone = [key.id for key in following.keys if key.state is State.DESTROYED]
-        act = Act("catch-up", f"manifest-{self.manifest.version}", officer)
-        self.keys = self.keys.publish(following, act, now, above=(await self.table.seen()).version)
-        for key_id in gone:
-            self.keys.discard(key_id)
-        await self._complete(now)
+        seen, following = await self.table.seen(), caught_up(self.manifest, await self.table.mirrored(), now)
+        act = Act(CATCH_UP, f"manifest-{self.manifest.version}", officer)
+        if self.manifest.stands.signing_key < seen.signing_key:
+            self.keys.require_one_root()
+            await self._sign_anew(following, act, now, above=seen)
+        else:
+            self.keys = self.keys.publish(following, act, now, above=seen.version)
+            await self._complete(now)
+        self._tidy_up()
 
     async def change(self, following: Manifest, act: Act, now: datetime) -> None:
         """Any other change of the manifest: officers, roots, backups."""
@@ -236,15 +228,19 @@ class Rotation:
                 raise KeyRefused(f"{key.title} cannot be destroyed: {count:,} {what}; {remedy}")
 
     async def require_unrecoverable(self, key: KeyEntry, recovery: timedelta, now: datetime) -> None:
-        """Refuse while a backup of the database or of the key store could still need a generation."""
-        emptied = await self.table.emptied_at(key.number)
-        if emptied is not None and now < emptied + recovery:
+        """Refuse while a backup of the database could still need a key, or one of the key store still holds it.
+
+        The wraps of a generation are counted, so its time runs from when the last one left; that of another key runs
+        from when it was retired.
+        """
+        left = await self.table.emptied_at(key.number) if key.purpose == "kek" else key.since
+        if left is not None and now < left + recovery:
             raise KeyRefused(
-                f"{key.title} may be needed to restore a database backup until {emptied + recovery:%Y-%m-%d}:"
+                f"{key.title} may be needed to restore a database backup until {left + recovery:%Y-%m-%d}:"
                 " wait, or let two officers say with --despite-backups that it may go"
             )
         for backup in self.manifest.backups:
-            if backup.forgotten is None and key.number in backup.generations:
+            if backup.forgotten is None and backup.holds(key):
                 raise KeyRefused(
                     f"{key.title} lies in key backup {backup.id}: destroy that copy and say so with"
                     f" `keys backup --forget {backup.id}`, or let two officers say --despite-backups"
@@ -268,11 +264,16 @@ class Rotation:
         return ()
 
     def _tidy_up(self) -> None:
-        """Drafts of writers that were killed, and what a destruction did not come to wipe; nobody else writes now."""
+        """Wipe what commands that were killed have left: drafts, a copy under trial, destroyed keys.
+
+        Nobody else writes now, but for a ceremony's transcript.
+        """
+        store = self.keys.store.directory
+        remove_tree(store / RESTORING)
         for key in self.manifest.keys:
             if key.state is State.DESTROYED:
                 self.keys.discard(key.id)
-        for directory in (self.keys.store.directory, *self.keys.store.directory.glob("root-*")):
+        for directory in (store, store / ACTS, store / CEREMONIES, *store.glob("root-*")):
             remove_drafts(directory, "*")
         for process, purpose in HOLDERS:
             remove_drafts(self.secrets / process, f"{purpose}-*.key")
@@ -285,14 +286,15 @@ class Rotation:
         made = self.keys.make_key("kek", State.ACTIVE, now)
         return made, self.manifest.with_key(made)
 
-    async def _sign_anew(self, following: Manifest, act: Act, now: datetime) -> KeyEntry:
+    async def _sign_anew(self, following: Manifest, act: Act, now: datetime, above: Seen = NOTHING_SEEN) -> KeyEntry:
         # The old signing key goes at once: with it, yesterday's manifest could be signed anew.
         old, seed = self.manifest.active("manifest-signing"), new_key()
-        new = new_entry(seed, "manifest-signing", self.manifest.next_number("manifest-signing"), now)
+        number = max(self.manifest.next_number("manifest-signing"), above.signing_key + 1)
+        new = new_entry(seed, "manifest-signing", number, now)
         self.keys.store.add_key(self.keys.root, self.keys.root_number, seed, new)
         following = following.with_key(new).moved(old, State.RETIRED, now)
         following = following.moved(following.key("manifest-signing", old.number), State.DESTROYED, now)
-        self.keys = self.keys.publish(following, act, now, signing=seed)
+        self.keys = self.keys.publish(following, act, now, signing=seed, above=above.version)
         self.keys.discard(old.id)
         await self._complete(now)
         return new
@@ -313,3 +315,21 @@ class Rotation:
         self, event: str, outcome: Outcome, subject: str, now: datetime, actor: str = ALONE, reason: str = ""
     ) -> AuditRow:
         return self.pen.row(AuditEvent(CITY, event, outcome, actor, subject, reason), now)
+
+
+def caught_up(manifest: Manifest, mirrored: Mapping[tuple[str, int], State], now: datetime) -> Manifest:
+    """The next manifest, with each key in the state that the database has heard of later.
+
+    Raises `KeyRefused` where it lacks a key that the database needs, or no way of the table leads to a key's state.
+    """
+    for (purpose, number), state in mirrored.items():
+        known = [key for key in manifest.of(purpose) if key.number == number]  # type: ignore[arg-type] # a CHECK
+        if not known and state is not State.DESTROYED:
+            raise KeyRefused(f"this key store lacks {purpose} {number}, which is {state}: find a newer backup")
+        for key in known:
+            if key.state is state:
+                continue
+            if not leads_to(key.state, state):
+                raise KeyRefused(f"{key.title} is {key.state} here and {state} in the database: one of them is false")
+            manifest = manifest.replaced(msgspec.structs.replace(key, state=state, since=now))
+    return manifest

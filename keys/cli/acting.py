@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from keys import acts
+from keys import acts, roots
 from keys.acts import ActName, ActRequest
 from keys.cli.bench import AsJson, Bench, Config, DryRun, now, run, tell
 from keys.cli.signing_in import (
@@ -22,7 +22,7 @@ from keys.cli.signing_in import (
     require_by_two,
     sign_in,
 )
-from keys.errors import ActRefused, KeyRefused, OfficerRefused, UnknownKey
+from keys.errors import ActRefused, KeyRefused, KeystoreRefused, OfficerRefused, UnknownKey
 from keys.manifest import Act, Manifest
 from keys.officers import Officer, OfficerKey, find_officer
 from keys.rotation import Approval, Rotation
@@ -49,8 +49,9 @@ def destroy(
 ) -> None:
     """Ask for the destruction of a key on which nothing depends any more; another officer approves it.
 
-    Refused while records depend on it, while a database backup may be restored, while a key backup holds it. What
-    was erased before becomes unrecoverable from every backup. There is no way back.
+    Refused while records or cards depend on it, while a database backup may be restored (keys.recovery_days after the
+    last record left a generation, or after another key was retired), while a key backup holds it. What was erased
+    before becomes unrecoverable from every backup. There is no way back.
 
     Example: keys destroy 1 --reason 'monthly' --officer ada.key && keys approve act_… --officer ben.key
     """
@@ -62,7 +63,7 @@ def destroy(
             key = rotation.manifest.key(purpose, number)  # type: ignore[arg-type] # looked at above
             require_move(key.title, key.state, State.DESTROYED)
             await rotation.require_unused(key)
-            if purpose == "kek" and not despite_backups:
+            if not despite_backups:
                 await rotation.require_unrecoverable(key, _recovery(bench), now())
             if dry_run:
                 return ""
@@ -71,6 +72,7 @@ def destroy(
                 "purpose": purpose,
                 "number": number,
                 "despite_backups": int(despite_backups),
+                "recovery_days": _recovery(bench).days,
             }
             return ask_for(bench, rotation, "destroy", payload, reason, signer)
 
@@ -98,6 +100,8 @@ def compromise(
         async with bench.changing(dry_run=dry_run) as rotation:
             key = rotation.manifest.key("kek", generation)
             require_move(key.title, key.state, State.COMPROMISED)
+            if key.state is State.ACTIVE:  # then another one has to be made
+                rotation.keys.require_one_root()
             exposed = await rotation.table.exposed([generation])
             typer.echo(f"{exposed:,} records would need new data keys.", err=True)
             if dry_run:
@@ -174,12 +178,16 @@ def shown(asked: ActRequest) -> list[str]:
 
 async def _list_waiting(bench: Bench, as_json: bool) -> None:
     async with bench.reading() as (_, keys):
-        waiting = []
-        for stored in folder(bench).pending(now()):
+        manifest, kept, waiting, void = keys.manifest, folder(bench), [], []
+        for act_id in kept.pending(now()):
             try:
-                waiting.append(acts.open_request(stored.request, keys.manifest.officers, now()))
-            except ActRefused as refused:  # one bad file hides no good one
-                typer.echo(f"{stored.id} is void: {refused}", err=True)
+                asked = acts.open_request(kept.find(act_id).request, manifest.officers, now())
+                acts.require_unchanged(asked, manifest.version)
+                waiting.append(asked)
+            except (ActRefused, KeystoreRefused) as refused:  # one bad file hides no good one
+                void.append(f"{act_id} is void: {refused}")
+    for line in void:
+        typer.echo(line, err=True)
     told = [
         {"id": asked.id, "act": asked.act, "payload": asked.payload, "officer": asked.officer} for asked in waiting
     ]
@@ -194,7 +202,9 @@ CarryOut = Callable[[Bench, Rotation, ActRequest, Approval], Awaitable[str]]
 
 async def _destroy(bench: Bench, rotation: Rotation, asked: ActRequest, approval: Approval) -> str:
     purpose, number = str(asked.payload["purpose"]), int(asked.payload["number"])
-    key = await rotation.destroy(purpose, number, approval, _recovery(bench), now())  # type: ignore[arg-type]
+    # The longer of what the first officer signed and what is configured here: nobody shortens it alone.
+    recovery = max(_recovery(bench), timedelta(days=int(asked.payload["recovery_days"])))
+    key = await rotation.destroy(purpose, number, approval, recovery, now())  # type: ignore[arg-type]
     return f"{key.title.capitalize()} is destroyed. The request and its approval are kept as {asked.id}."
 
 
@@ -258,10 +268,15 @@ CARRY_OUT: Mapping[ActName, CarryOut] = {
 
 def with_officer(manifest: Manifest, added: Officer) -> Manifest:
     """The next manifest, with one more officer; raises `KeyRefused` where the name or the key is known."""
-    for officer in manifest.officers:
-        if officer.removed is None and (officer.name == added.name or officer.verify == added.verify):
-            raise KeyRefused(f"{officer.name} is an officer already")
+    require_unknown(manifest, added.name, added.verify)
     return msgspec.structs.replace(manifest, officers=(*manifest.officers, added))
+
+
+def require_unknown(manifest: Manifest, name: str, verify: str = "") -> None:
+    """Raises `KeyRefused` where an officer has this name or this public key."""
+    for officer in manifest.officers:
+        if officer.removed is None and (officer.name == name or officer.verify == verify):
+            raise KeyRefused(f"{officer.name} is an officer already")
 
 
 def require_two_left(manifest: Manifest, name: str) -> None:
@@ -288,9 +303,12 @@ def _asked(act_id: str, as_json: bool) -> None:
 
 
 def _next_step(asked: ActRequest) -> str:
-    return (
-        f"Approved. Now the ceremony: keys ceremony {asked.payload.get('ceremony', 'replace')} --request {asked.id}"
-    )
+    return f"Approved. Now the ceremony: keys ceremony {ceremony_of(asked.payload)} --request {asked.id}"
+
+
+def ceremony_of(payload: Mapping[str, str | int]) -> str:
+    """Which command holds the ceremony of a new root."""
+    return "split" if roots.scheme(str(payload["root"])) == "shares" else "replace"
 
 
 def _act(name: str, subject: str, approval: Approval) -> Act:

@@ -66,7 +66,7 @@ class Bench:
         """The DEK table; a refusal that may be an attack is audited on its way out."""
         async with (
             database.connection(self.settings.database, PROCESS, self.secrets) as connected,
-            database.driver_errors(),
+            database.query_errors(),
         ):
             table = DekTable(connected)
             try:

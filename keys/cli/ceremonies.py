@@ -1,5 +1,6 @@
 """Ceremonies around the root: `split` and `replace` it, `unlock` one of shares, `rehearse` any of it."""
 
+import os
 import signal
 import tempfile
 import time
@@ -11,7 +12,7 @@ import typer
 
 from keys import roots
 from keys.ceremony import CEREMONY_S, Transcript, collect, collect_secret, deal
-from keys.cli.acting import shown
+from keys.cli.acting import ceremony_of, shown
 from keys.cli.bench import AsJson, Bench, Config, ask, now, run, tell
 from keys.cli.signing_in import (
     WITHOUT_REASON,
@@ -25,6 +26,7 @@ from keys.cli.signing_in import (
 )
 from keys.errors import ActRefused, KeystoreRefused, RootRefused
 from keys.files import write_private
+from keys.keystore import CEREMONIES
 from keys.manifest import Custodian, Manifest, RootEntry
 from keys.officers import check_acknowledgement, find_officer
 from keys.root import RootKey
@@ -36,6 +38,7 @@ from keys.terminal import Terminal
 
 REHEARSAL = "a rehearsal, on a throw-away root: nothing of this is kept"
 UNLOCKED_MINUTES = 15
+UNLOCKED_MINUTES_MAX = 12 * 60
 
 commands = typer.Typer()
 ceremonies = typer.Typer(help="Ceremonies: several people, one terminal, one at a time.", no_args_is_help=True)
@@ -110,7 +113,8 @@ def replace_root(
         tell(
             as_json,
             {"dropped": gone},
-            f"Root {', '.join(map(str, gone))} opens nothing any more. Destroy what held it.",
+            f"Root {', '.join(map(str, gone))} opens nothing any more, but for older key backups. Now `keys backup`;"
+            " then destroy what held it.",
         )
     else:
         _ask_or_hold(config, root, threshold, custodian, request, reason, officer, passphrase_file, as_json)
@@ -119,7 +123,7 @@ def replace_root(
 @ceremonies.command("unlock")
 def unlock(
     minutes: Annotated[
-        int, typer.Option(help="How long processes of this user may fetch it.", min=1)
+        int, typer.Option(help="How long processes of this user may fetch it.", min=1, max=UNLOCKED_MINUTES_MAX)
     ] = UNLOCKED_MINUTES,
     rehearse: Rehearse = False,
     stop: Annotated[bool, typer.Option("--lock", help="Lock it again at once.")] = False,
@@ -152,7 +156,8 @@ def unlock(
     try:
         with Terminal(time.monotonic) as terminal:
             secret = collect_secret(terminal, descriptor, transcript=transcript)
-        bench.keystore.open(SharesRoot(secret))  # the right root for this store, or nobody gets it
+        if bench.keystore.exists():  # before `keys restore` there is none
+            bench.keystore.open(SharesRoot(secret))  # the right root for this store, or nobody gets it
         transcript.note("unlocked", f"for {minutes} minutes")
     finally:
         _keep(bench, "unlock", transcript)
@@ -187,23 +192,25 @@ def _ask_or_hold(
         return
     if root is None:
         raise RootRefused("name the new root: --root URI")
+    roots.provider(root)  # of a kind that there is, before two people agree on it
 
     async def work() -> str:
         async with bench.changing() as rotation:
             rotation.keys.require_one_root()
             payload: dict[str, str | int] = {"root": root}
             if roots.scheme(root) == "shares":
+                _require_new_descriptor(rotation.manifest, descriptor_path(root))
                 names = _require_custodians(rotation.manifest, custodians or [], threshold)
                 payload |= {"threshold": threshold, "custodians": ",".join(names)}
             signer = sign_in(rotation.manifest, officer, passphrase_file)
             return ask_for(bench, rotation, "replace-root", payload, reason, signer)
 
-    act_id = run(work())
+    act_id, ceremony = run(work()), ceremony_of({"root": root})
     tell(
         as_json,
         {"act": act_id},
         f"Asked for. Another officer runs: keys approve {act_id} --officer THEIR.key",
-        f"Then, within 15 minutes from now, at a terminal: keys ceremony replace --request {act_id}",
+        f"Then, within 15 minutes from now, at a terminal: keys ceremony {ceremony} --request {act_id}",
     )
 
 
@@ -242,11 +249,7 @@ def _new_root(rotation: Rotation, uri: str, threshold: int, names: Sequence[str]
         return root
     _require_custodians(rotation.manifest, names, threshold)
     path = descriptor_path(uri)
-    if roots.location(uri) in {entry.location for entry in rotation.manifest.roots}:
-        raise KeystoreRefused(f"{path} describes a root of this key store: name another file for the new one")
-    if path.exists():
-        read_descriptor(path)  # anything else stays where it is
-        path.unlink()  # of a ceremony that ended before its root wrapped anything
+    _require_new_descriptor(rotation.manifest, path)
     with Terminal(time.monotonic) as terminal:
         dealt = deal(terminal, threshold, names, transcript=transcript)
     write_descriptor(path, dealt.descriptor)
@@ -256,8 +259,25 @@ def _new_root(rotation: Rotation, uri: str, threshold: int, names: Sequence[str]
 async def _finish(bench: Bench) -> Sequence[int]:
     async with bench.changing() as rotation:
         if rotation.finished is not None and rotation.finished.name == "drop-root":
-            return []
+            dropped, when = State.DESTROYED, rotation.manifest.written
+            return [root.number for root in rotation.manifest.roots if (root.state, root.since) == (dropped, when)]
         return await rotation.drop_old_roots(now())
+
+
+def _require_new_descriptor(manifest: Manifest, path: Path) -> None:
+    """No file stands there, nor is it where a root of this key store has its own, by whatever name."""
+    own = [descriptor_path(entry.location) for entry in manifest.roots if _stands_on_shares(entry)]
+    if path.resolve() in {other.resolve() for other in own}:
+        raise KeystoreRefused(f"{path} describes a root of this key store: name another file for the new one")
+    if os.path.lexists(path):  # it may describe the root of another store: it is left to people
+        raise KeystoreRefused(
+            f"{path} exists already and is never replaced: name another file, or move it away if an interrupted"
+            " ceremony left it"
+        )
+
+
+def _stands_on_shares(root: RootEntry) -> bool:
+    return root.scheme == "shares" and root.state is not State.DESTROYED
 
 
 def _require_custodians(manifest: Manifest, names: Sequence[str], threshold: int) -> Sequence[str]:
@@ -285,6 +305,6 @@ def _rehearse(threshold: int, names: Sequence[str]) -> None:
 
 def _keep(bench: Bench, kind: str, transcript: Transcript) -> None:
     """The transcript stays in the key store; it holds no secret."""
-    path = bench.keystore.directory / "ceremonies" / f"{now():%Y%m%dT%H%M%S}-{kind}.txt"
+    path = bench.keystore.directory / CEREMONIES / f"{now():%Y%m%dT%H%M%S}-{kind}.txt"
     write_private(path, transcript.text().encode(), replace=True)
     typer.echo(f"The transcript is kept: {path}", err=True)

@@ -1,8 +1,9 @@
 """Copies of the key store: `backup` for named officers only, each copy registered; `restore` on an empty host."""
 
 import os
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import msgspec
 import typer
 
 from keys import roots
-from keys.backup import BYTES_MAX, new_backup_id, open_backup, read_header, require_recipients, seal_backup
+from keys.backup import BYTES_MAX, new_backup_id, open_backup, require_recipients, seal_backup
 from keys.cli.acting import require_backup
 from keys.cli.bench import AsJson, Bench, Config, ask, now, run, tell
 from keys.cli.signing_in import (
@@ -21,19 +22,25 @@ from keys.cli.signing_in import (
     ask_for,
     passphrase,
     sign_in,
+    who_has,
 )
-from keys.errors import BackupRefused, KeystoreRefused
-from keys.files import make_private_directory, read_private, write_private
-from keys.keystore import MANIFEST, Keystore
-from keys.manifest import Act, Backup, require_current
-from keys.officers import OfficerKey, find_officer, open_officer_key
-from keys.process_keys import HOLDERS, process_key_path, read_process_keys
-from keys.rotation import Rotation
+from keys.errors import BackupRefused, KeystoreRefused, RootRefused, RootUnavailable
+from keys.files import read_private, remove_tree, write_private
+from keys.keystore import ACTS, CEREMONIES, MANIFEST, RESTORING, Keystore, OpenKeystore
+from keys.manifest import KEYSTORE, Act, Backup, Manifest, claim_of, require_current, sign_manifest
+from keys.officers import find_officer, open_officer_key
+from keys.process_keys import process_key_path
+from keys.root import RootKey
+from keys.root_shares import descriptor_path
+from keys.rotation import CATCH_UP, Rotation, caught_up
 from keys.states import Seen, State
 
 STORE, SECRETS = "store", "secrets"
-TRIAL = "restoring"
-"""A folder in the key store, where a copy is tried before it takes its place."""
+MANIFEST_NAME = f"{STORE}/{MANIFEST}"
+DESCRIPTOR = "root.shares"
+"""What describes the shares of the root in use. It is no secret, and without it shares open nothing."""
+EVIDENCE = re.compile(rf"{STORE}/({ACTS}/act_[0-9a-f]{{32}}\.(request|approval|done)|{CEREMONIES}/[\w-]+\.txt)")
+"""What belongs to a key store and is no key; a draft that a killed command has left is none of it."""
 
 commands = typer.Typer()
 
@@ -59,6 +66,8 @@ def backup(
     """
     bench = Bench.of(config)
     if forget is not None:
+        if to is not None or recipients:
+            raise BackupRefused("one copy is made, or one is forgotten: --forget takes neither --to nor --for")
         act_id = run(_ask_to_forget(bench, forget, reason, officer, passphrase_file))
         tell(as_json, {"act": act_id}, f"Asked for. Another officer runs: keys approve {act_id} --officer THEIR.key")
         return
@@ -85,6 +94,7 @@ def restore(
     Restore the database first, and have the root at hand: with one of the three missing nothing opens. A backup older
     than the database is refused; where no newer one is left, run this again with `--older`: it goes on if the backup
     lacks no key that the database needs, and takes their states from there. Then look through `keys officer list`.
+    The shares of a split root are asked for here, or the root is unlocked before; its description is in the backup.
 
     Example: keys restore --from /media/usb/keys-2026-11.backup --officer ada.key
     """
@@ -95,23 +105,27 @@ def restore(
 
 async def _backup(bench: Bench, to: Path, names: list[str]) -> Backup:
     async with bench.changing() as rotation:
-        _require_elsewhere(to, bench)
+        _require_place(to, bench)
         people = [find_officer(rotation.manifest.officers, name) for name in names]
-        when = now()
-        held = tuple(key.number for key in rotation.manifest.of("kek") if key.state is not State.DESTROYED)
-        copy = Backup(new_backup_id(), when, tuple(names), held)
         require_recipients(people)
-        # Registered first: a copy that nobody knows of would be worse than one that was never written.
-        following = msgspec.structs.replace(rotation.manifest, backups=(*rotation.manifest.backups, copy))
-        await rotation.change(following, Act("backup", copy.id), when)
+        when, manifest = now(), rotation.manifest
+        held = tuple(key.number for key in manifest.of("kek") if key.state is not State.DESTROYED)
+        standing = tuple(root.number for root in manifest.roots if root.state is not State.DESTROYED)
+        copy = Backup(new_backup_id(), when, tuple(names), held, roots=standing)
+        # What was said to be destroyed leaves the list here: its evidence is the act for two.
+        kept = (backup for backup in manifest.backups if backup.forgotten is None)
+        following, act = msgspec.structs.replace(manifest, backups=(*kept, copy)), Act("backup", copy.id)
+        published = rotation.keys.next(following, act, when)
         sealed = seal_backup(
-            _files(bench),
+            _files(bench, rotation.keys) | {MANIFEST_NAME: sign_manifest(published, rotation.keys.signing)},
             people,
             backup_id=copy.id,
-            environment=rotation.manifest.environment,
-            manifest_version=rotation.manifest.version,
+            environment=manifest.environment,
+            manifest_version=published.version,
             created=when,
         )
+        # Registered when only the writing is left, and before it: a copy that nobody knows of would be worse.
+        await rotation.change(following, act, when)
         try:
             write_private(to, sealed, replace=False)
         except KeystoreRefused as refused:
@@ -120,93 +134,139 @@ async def _backup(bench: Bench, to: Path, names: list[str]) -> Backup:
         return copy
 
 
-def _require_elsewhere(to: Path, bench: Bench) -> None:
-    if to.exists():
-        raise KeystoreRefused(f"{to} exists already and is never replaced: name another file")
-    if not os.access(to.parent, os.W_OK | os.X_OK):
-        raise KeystoreRefused(f"{to.parent} is no folder in which this user can write: name another place")
+def _require_place(to: Path, bench: Bench) -> None:
+    """Try the place before anything is registered."""
     if to.resolve().is_relative_to(bench.keystore.directory.resolve()):
         raise BackupRefused(f"{to} lies in the key store itself: name a place on another medium")
+    if not to.parent.is_dir():
+        raise BackupRefused(f"{to.parent} is no folder: is the medium there?")
+    write_private(to, b"", replace=False)
+    to.unlink()
 
 
-def _files(bench: Bench) -> Mapping[str, bytes]:
-    store = bench.keystore.directory
-    wanted = [path for folder in ("root-*", "acts", "ceremonies") for path in store.glob(f"{folder}/*")]
-    files = {f"{STORE}/{path.relative_to(store)}": read_private(path) for path in (store / MANIFEST, *wanted)}
-    for process, purpose in HOLDERS:
-        for number in read_process_keys(bench.secrets, process, purpose):
-            path = process_key_path(bench.secrets, process, purpose, number)
-            files[f"{SECRETS}/{path.relative_to(bench.secrets)}"] = read_private(path)
-    return files
+def _files(bench: Bench, keys: OpenKeystore) -> dict[str, bytes]:
+    """What goes into a copy, by its name there."""
+    store, root = bench.keystore.directory, keys.manifest.root
+    around = {
+        f"{STORE}/{path.relative_to(store)}": path for at in (ACTS, CEREMONIES) for path in store.glob(f"{at}/*")
+    }
+    paths = _named(keys, bench.secrets) | {name: path for name, path in around.items() if EVIDENCE.fullmatch(name)}
+    uri = bench.settings.keys.root if keys.root_number == root.number else root.location
+    if roots.scheme(uri) == "shares":
+        paths[DESCRIPTOR] = descriptor_path(uri)
+    return {name: read_private(path) for name, path in paths.items()}
+
+
+def _named(keys: OpenKeystore, secrets: Path) -> dict[str, Path]:
+    """The manifest and every key that it names, in the store and of the processes, by their names in a copy."""
+    store = keys.store.directory
+    own = [
+        process_key_path(secrets, key.holder, key.purpose, key.number)
+        for key in keys.manifest.keys
+        if key.holder != KEYSTORE and key.state is not State.DESTROYED
+    ]
+    named = {f"{STORE}/{path.relative_to(store)}": path for path in (store / MANIFEST, *keys.named())}
+    return named | {f"{SECRETS}/{path.relative_to(secrets)}": path for path in own}
 
 
 async def _restore(
     bench: Bench, source: Path, officer: str | None, passphrase_file: str | None, *, older: bool
 ) -> int:
-    if bench.keystore.exists() and older:
-        return await _catch_up(bench, officer, passphrase_file)
     if officer is None:
         raise BackupRefused("a backup is opened by an officer for whom it was made: name the key file with --officer")
-    files = _open_for(
-        read_private(source, BYTES_MAX), open_officer_key(Path(officer), passphrase(officer, passphrase_file))
-    )
+    key = open_officer_key(Path(officer), passphrase(officer, passphrase_file))
+    files = open_backup(read_private(source, BYTES_MAX), key)
+    if older and _is_caught_up(bench, files):
+        async with bench.changing() as rotation:
+            return rotation.manifest.version
     async with bench.table() as table:
         await table.lock()
-        _put_back(bench, files, await table.seen(), older=older)
-    if older:
-        return await _catch_up(bench, officer, passphrase_file)
-    async with bench.changing() as rotation:
-        if rotation.finished is None:
+        seen = await table.seen()
+        _require_room(bench, files, seen)
+        root = _open_root(bench, files)
+        with _trying(bench, files) as (trial, secrets):
+            manifest = _require_whole(trial.open(root), secrets, files)
+            require_current(manifest.stands, manifest.written, Seen() if older else seen, now())
+            behind = manifest.version < seen.version or manifest.stands.signing_key < seen.signing_key
+            if behind:
+                actor = who_has(manifest, key, officer).name
+                caught_up(manifest, await table.mirrored(), now())
+        _put_back(bench, files)
+        rotation = Rotation(bench.keystore.open(root), table, bench.pen, bench.secrets)
+        if behind:
+            await rotation.catch_up(actor, now())
+        elif (await rotation.begin(now())).finished is None:
             await rotation.settle(now())
         return rotation.manifest.version
 
 
-def _put_back(bench: Bench, files: Mapping[str, bytes], seen: Seen, *, older: bool) -> None:
-    """Try the copy with the root and against the database, in a folder of its own; only then put it in its place."""
+def _is_caught_up(bench: Bench, files: Mapping[str, bytes]) -> bool:
+    """Whether an earlier run has put this copy here and gone on from it; cut off then, any command finishes it."""
+    if not bench.keystore.exists():
+        return False
+    here, copy = (
+        claim_of(raw) for raw in (read_private(bench.keystore.directory / MANIFEST), files.get(MANIFEST_NAME, b""))
+    )
+    return (here.act.name, here.act.subject) == (CATCH_UP, f"manifest-{copy.version}")
+
+
+def _require_room(bench: Bench, files: Mapping[str, bytes], seen: Seen) -> None:
     store = bench.keystore.directory
-    trial = Keystore(store / TRIAL, bench.keystore.environment)
     # Where this very copy stands already, an interrupted run has put it there.
-    if bench.keystore.exists() and read_private(store / MANIFEST) != files.get(f"{STORE}/{MANIFEST}"):
+    if bench.keystore.exists() and read_private(store / MANIFEST) != files.get(MANIFEST_NAME):
         raise KeystoreRefused(f"{store} holds a key store: it is never overwritten; move it away first")
     if not seen.version:
         raise KeystoreRefused("this database knows of no key store: restore the database from its backup first")
-    make_private_directory(store)
-    _write(files, {STORE: trial.directory})
-    manifest = trial.open(roots.open_root(bench.settings.keys.root, ask)).manifest
-    require_current(manifest.stands, manifest.written, Seen() if older else seen, now())
-    _write(files, {STORE: store, SECRETS: bench.secrets})
-    shutil.rmtree(trial.directory)
 
 
-def _write(files: Mapping[str, bytes], places: Mapping[str, Path]) -> None:
-    for place in places.values():
-        make_private_directory(place)
+def _open_root(bench: Bench, files: Mapping[str, bytes]) -> RootKey:
+    """The root, after what describes its shares was put where keys.root says, if nothing lies there."""
+    uri, laid = bench.settings.keys.root, None
+    if roots.scheme(uri) == "shares" and DESCRIPTOR in files and not os.path.lexists(descriptor_path(uri)):
+        laid = descriptor_path(uri)
+        write_private(laid, files[DESCRIPTOR], replace=False)
+    try:
+        return roots.open_root(uri, ask)
+    except RootUnavailable:  # it is needed to unlock the root
+        raise
+    except RootRefused:
+        if laid:
+            laid.unlink()
+        raise
+
+
+@contextmanager
+def _trying(bench: Bench, files: Mapping[str, bytes]) -> Iterator[tuple[Keystore, Path]]:
+    """A copy in a folder of its own, where it is tried; whatever comes of it, nothing of it stays there."""
+    folder = bench.keystore.directory / RESTORING
+    remove_tree(folder)
+    try:
+        for name, content in files.items():
+            write_private(folder / name, content, replace=False)
+        yield Keystore(folder / STORE, bench.keystore.environment), folder / SECRETS
+    finally:
+        remove_tree(folder)
+
+
+def _require_whole(keys: OpenKeystore, secrets: Path, files: Mapping[str, bytes]) -> Manifest:
+    """The manifest of a copy that holds every key that it names, as it names it, and nothing that is none of ours."""
+    named = _named(keys, secrets).keys()
+    for name in sorted(named - files.keys()):
+        raise BackupRefused(f"this backup lacks {name}, which its manifest names: `keys backup` did not make it")
+    for name in sorted(files.keys() - named):
+        if name != DESCRIPTOR and not EVIDENCE.fullmatch(name):
+            raise BackupRefused(f"this backup holds {name}, which no key store has: `keys backup` did not make it")
+    keys.require_intact(secrets)
+    return keys.manifest
+
+
+def _put_back(bench: Bench, files: Mapping[str, bytes]) -> None:
+    places = {STORE: bench.keystore.directory, SECRETS: bench.secrets}
     # The manifest last: until then there is no key store here, and running this again starts over.
-    for name in sorted(files, key=lambda name: name == f"{STORE}/{MANIFEST}"):
+    for name in sorted(files, key=lambda name: name == MANIFEST_NAME):
         top, _, rest = name.partition("/")
-        if top not in {STORE, SECRETS}:
-            raise BackupRefused("this backup holds what no key store has: it was not made by `keys backup`")
         if top in places:
             write_private(places[top] / rest, files[name], replace=True)
-
-
-async def _catch_up(bench: Bench, officer: str | None, passphrase_file: str | None) -> int:
-    async with bench.table() as table:
-        rotation = Rotation(bench.open(), table, bench.pen, bench.secrets)
-        if rotation.manifest.version < (await table.seen()).version:
-            _, known = sign_in(rotation.manifest, officer, passphrase_file)
-            await rotation.catch_up(known.name, now())
-        return rotation.manifest.version
-
-
-def _open_for(raw: bytes, key: OfficerKey) -> Mapping[str, bytes]:
-    refused = BackupRefused("this backup has no recipient")
-    for recipient in read_header(raw).recipients:
-        try:
-            return open_backup(raw, recipient.name, key)
-        except BackupRefused as error:
-            refused = error
-    raise refused
 
 
 async def _ask_to_forget(

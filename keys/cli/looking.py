@@ -55,7 +55,8 @@ def show_inventory(config: Config = None, as_json: AsJson = False) -> None:
         typer.echo(f"Root {root['number']}, {root['state']}: {root['location']}{shares}")
     for backup in report["backups"]:
         gone = f", destroyed {backup['forgotten'][:10]}" if backup["forgotten"] else ""
-        typer.echo(f"Backup {backup['id']} of {backup['created'][:10]} for {', '.join(backup['recipients'])}{gone}")
+        names, roots = ", ".join(backup["recipients"]), ", ".join(map(str, backup["roots"])) or "?"
+        typer.echo(f"Backup {backup['id']} of {backup['created'][:10]} for {names}, opened by root {roots}{gone}")
 
 
 @commands.command()

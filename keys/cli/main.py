@@ -1,6 +1,7 @@
 """Entry point of `keys`: all commands, and the exit codes."""
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -26,5 +27,12 @@ def main() -> None:
     try:
         app(prog_name="keys")
     except KeysError as error:
-        typer.echo(f"keys: {error}", err=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:  # of a full disk behind our own output, say; the database's have a line of their own
+        about = f"{error.filename}: " if error.filename else ""
+        _fail(f"{about}{error.strerror or type(error).__name__}; `keys status` says what is done")
+
+
+def _fail(line: str) -> NoReturn:
+    typer.echo(f"keys: {line}", err=True)
+    sys.exit(1)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from keys.cli.acting import require_two_left, with_officer
+from keys.cli.acting import require_two_left, require_unknown, with_officer
 from keys.cli.bench import AsJson, Bench, Config, ask, now, run, tell
 from keys.cli.signing_in import (
     WITHOUT_REASON,
@@ -28,8 +28,10 @@ from keys.officers import (
     OfficerKey,
     acknowledge,
     create_officer_key,
+    find_officer,
     officer_of,
     open_officer_key,
+    require_name,
     with_acknowledgement,
 )
 from keys.passphrase import new_passphrase
@@ -50,7 +52,7 @@ def add(
         str | None, typer.Option("--key-passphrase-file", help="A file with its passphrase; else they are asked.")
     ] = None,
     acknowledged: Annotated[
-        bool, typer.Option("--acknowledge", help="They acknowledge their duties right now, with this key.")
+        bool, typer.Option("--acknowledge", help="The first two acknowledge their duties right now, with this key.")
     ] = False,
     reason: Reason = WITHOUT_REASON,
     officer: OfficerFile = None,
@@ -67,13 +69,20 @@ def add(
 
     async def work(bench: Bench) -> tuple[Officer, str]:
         async with bench.changing() as rotation:
+            known, finished = rotation.manifest.officers, rotation.finished
+            if finished is not None and (finished.name, finished.subject) == ("add-officer", name):
+                return find_officer(known, name), ""
+            # All that can be refused is, before a key file is made, which would stay.
+            require_name(name)
+            require_unknown(rotation.manifest, name)
+            # Whoever was removed counts as a founder, too.
+            signer = sign_in(rotation.manifest, officer, passphrase_file) if len(known) >= FOUNDERS else None
             opened = _key_of(key, new_passphrase_file)
             added = officer_of(name, opened, now())
             if acknowledged:
                 added = with_acknowledgement(added, acknowledge(opened, name, now()), now())
             following = with_officer(rotation.manifest, added)
-            if len(rotation.manifest.officers) >= FOUNDERS:  # whoever was removed counts, too
-                signer = sign_in(rotation.manifest, officer, passphrase_file)
+            if signer is not None:
                 payload = {"name": name, "verify": added.verify, "receive": added.receive}
                 return added, ask_for(bench, rotation, "add-officer", payload, reason, signer)
             await rotation.change(following, Act("add-officer", name), now())

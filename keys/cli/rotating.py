@@ -71,10 +71,16 @@ def rotate(
     bench = Bench.of(config)
     if purpose not in RENEWABLE:
         raise KeyRefused(f"--purpose is one of {', '.join(RENEWABLE)}; the card index has `keys rotate-fingerprint`")
+    if prepare and (dry_run or purpose != "kek"):
+        raise KeyRefused("--prepare makes a generation ahead: it goes with no other purpose, nor with --dry-run")
+    if purpose == "kek" and process is not None:
+        raise KeyRefused("--process is for a key that several processes have: generations are in the key store")
     if dry_run:
         run(_show_rotation(bench, purpose, as_json))  # type: ignore[arg-type] # looked at above
+    elif prepare:
+        run(_prepare(bench, as_json))
     elif purpose == "kek":
-        run(_rotate(bench, prepare=prepare, as_json=as_json))
+        run(_rotate(bench, as_json))
     else:
         run(_renew(bench, purpose, process, as_json))  # type: ignore[arg-type] # looked at above
 
@@ -83,7 +89,7 @@ def rotate(
 def rotate_fingerprint(config: Config = None, as_json: AsJson = False) -> None:
     """Start a new version of the card index; `gateway reseal` then builds it. Cards keep their fingerprint ids.
 
-    Example: keys rotate-fingerprint && gateway reseal && keys destroy 1 --purpose fingerprint --officer ada.key
+    Example: keys rotate-fingerprint && gateway reseal
     """
 
     async def work(bench: Bench) -> KeyEntry:
@@ -132,7 +138,7 @@ def rewrap(
     """
     bench = Bench.of(config)
     if dry_run:
-        report = run(_rewrap_estimate(bench))
+        report = run(_rewrap_estimate(bench, rate))
         about = timedelta(seconds=round(report["seconds"]))
         tell(
             as_json,
@@ -177,20 +183,20 @@ def _root_for_init(uri: str) -> RootKey:
         return roots.open_root(uri, ask)
 
 
-async def _rotate(bench: Bench, *, prepare: bool, as_json: bool) -> None:
+async def _prepare(bench: Bench, as_json: bool) -> None:
     async with bench.changing() as rotation:
-        if prepare:
-            key = await rotation.prepare(now())
-            told = {"pending": key.number}
-            tell(
-                as_json, told, f"Generation {key.number} is pending: back it up, then `keys rotate` makes it active."
-            )
-            return
+        key = await rotation.prepare(now())
+    line = f"Generation {key.number} is pending: back it up, then `keys rotate` makes it active."
+    tell(as_json, {"pending": key.number}, line)
+
+
+async def _rotate(bench: Bench, as_json: bool) -> None:
+    async with bench.changing() as rotation:
         finished = _finishes(rotation, "rotate")
         key = rotation.manifest.active("kek") if finished else await rotation.rotate(now())
-        told = {"active": key.number, "manifest": rotation.manifest.version, "finished_interrupted": finished}
-        line = f"Generation {key.number} is active. Now move what exists: `keys rewrap`."
-        tell(as_json, told, *(["An interrupted rotation was finished."] if finished else []), line)
+    told = {"active": key.number, "manifest": rotation.manifest.version, "finished_interrupted": finished}
+    line = f"Generation {key.number} is active. Now move what exists: `keys rewrap`."
+    tell(as_json, told, *(["An interrupted rotation was finished."] if finished else []), line)
 
 
 async def _renew(bench: Bench, purpose: Purpose, process: str | None, as_json: bool) -> None:
@@ -253,7 +259,7 @@ async def _require_settled(table: DekTable, keys: OpenKeystore) -> None:
         raise KeyRefused(f"an interrupted `keys {keys.manifest.act.name}` is not finished: run it again first")
 
 
-async def _rewrap_estimate(bench: Bench) -> dict[str, Any]:
+async def _rewrap_estimate(bench: Bench, rate: float) -> dict[str, Any]:
     async with bench.reading() as (table, keys):
         ring, counts = keys.ring(), await table.counts()
         retired = [number for number, key in ring.generations.items() if key.state is State.RETIRED]
@@ -268,7 +274,8 @@ async def _rewrap_estimate(bench: Bench) -> dict[str, Any]:
                     sampled += 1
         spent_s = asyncio.get_running_loop().time() - started
     # Writing takes about as long as reading and wrapping did.
-    return {"rows": rows, "to": ring.active.number, "seconds": 2 * spent_s / sampled * rows if sampled else 0.0}
+    seconds = 2 * spent_s / sampled * rows if sampled else 0.0
+    return {"rows": rows, "to": ring.active.number, "seconds": max(seconds, rows / rate if rate else 0.0)}
 
 
 def _finishes(rotation: Rotation, act: str, subject: str | None = None) -> bool:

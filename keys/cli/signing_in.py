@@ -12,6 +12,7 @@ from keys.acts import ActFolder, ActName, ActRequest
 from keys.cli.bench import Bench, ask, now
 from keys.errors import ActRefused, OfficerRefused
 from keys.files import read_private_line
+from keys.keystore import ACTS
 from keys.manifest import Manifest
 from keys.officers import Officer, OfficerKey, open_officer_key
 from keys.rotation import Approval, Rotation
@@ -30,9 +31,14 @@ def sign_in(manifest: Manifest, key_file: str | None, passphrase_file: str | Non
     if key_file is None:
         raise OfficerRefused("this takes an officer: name your key file with --officer")
     key = open_officer_key(Path(key_file), passphrase(key_file, passphrase_file))
+    return key, who_has(manifest, key, key_file)
+
+
+def who_has(manifest: Manifest, key: OfficerKey, key_file: str) -> Officer:
+    """The officer whose key this is; raises `OfficerRefused`."""
     for officer in manifest.officers:
         if officer.verify == key.verify and officer.removed is None:
-            return key, officer
+            return officer
     raise OfficerRefused(f"{key_file} is no officer's key here: `keys officer list` shows who there is")
 
 
@@ -52,7 +58,7 @@ def require_somebody(what: str, option: str) -> None:
 
 def folder(bench: Bench) -> ActFolder:
     """Where requests, approvals and the evidence of what was done lie."""
-    return ActFolder(bench.keystore.directory / "acts")
+    return ActFolder(bench.keystore.directory / ACTS)
 
 
 def ask_for(

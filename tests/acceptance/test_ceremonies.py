@@ -3,6 +3,7 @@
 The tests of this file follow one root after the other, so they run in the order in which they stand here.
 """
 
+import json
 import os
 import re
 import shutil
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from keys.files import write_private
+from keys.backup import open_backup, read_header, seal_backup
+from keys.files import read_private_line, write_private
+from keys.officers import officer_of, open_officer_key
 from tests.acceptance.test_key_acts import audited, files, manifest, open_folder, refusal, run, told
 from tests.acceptance.test_main_job import charged, new_key, tokenized
 from tests.keys.pty_driver import END_OF_FILE, INTERRUPT, Terminal
 from tests.rotation_drill import CUSTODIANS, Roots
-from tests.system import BIN, Client, System, running
+from tests.system import BIN, Client, System, owner, running
 
 pytestmark = pytest.mark.server
 
@@ -74,8 +77,20 @@ class City:
     def request(self, *arguments: str) -> str:
         """Ask for a new root and have it approved; gives the request's id."""
         asked = told(self.system, "ceremony", *arguments, *self.system.officer("security"))["act"]
-        assert told(self.system, "approve", asked, *self.system.officer("security2"))["done"] is False
+        approved = run(["approve", asked, *self.system.officer("security2")], self.system.plain)
+        next_step = f"keys ceremony {arguments[0]} --request {asked}"
+        assert (approved.code, approved.output) == (0, f"Approved. Now the ceremony: {next_step}\n")
         return str(asked)
+
+    def backup(self, name: str) -> Path:
+        """A copy of the key store for `security`."""
+        told(self.system, "backup", "--to", str(self.folder / name), "--for", "security")
+        return self.folder / name
+
+    @property
+    def not_backed_up(self) -> list[str]:
+        """What `keys status` says of copies."""
+        return [line for line in told(self.system, "status")["due"] if "is in no key backup" in line]
 
     def custodians(self, *names: str) -> list[str]:
         return [option for name in names for option in ("--custodian", name)]
@@ -201,8 +216,10 @@ def test_who_may_be_a_custodian(city: City) -> None:
     assert line == "no officer is called eve: `keys officer list` shows who there is"
     line = refusal(city.system, *split, *city.custodians("security", "third"))
     assert line == "third has not acknowledged the duties yet: `keys officer acknowledge`"
-    other = ("ceremony", "split", "--root", "file:/nowhere/root.key")
+    other: tuple[str, ...] = ("ceremony", "split", "--root", "file:/nowhere/root.key")
     assert refusal(city.system, *other).startswith("a root that is split has a URI like `shares:")
+    other = ("ceremony", "replace", "--root", "nfs:/nowhere", *city.system.officer("security"))
+    assert refusal(city.system, *other).startswith("keys.root must be a URI that begins with one of: file:, ")
     assert told(city.system, "officer", "acknowledge", *city.by_third)["name"] == "third"
 
 
@@ -239,6 +256,17 @@ async def test_split_at_last(city: City) -> None:
         ends(terminal, 1, "security did not type back the share that was shown; nothing was changed: begin again")
     assert not list(city.store.glob("root-2/*"))
 
+    description = city.folder / "root.shares"
+    with nothing_changes(city):
+        description.write_text("of another store")
+        line = f"{description} exists already and is never replaced: name another file"
+        assert run(split, city.system.plain).errors.splitlines()[-1].startswith(f"keys: {line}")
+        assert description.read_text() == "of another store"
+        description.unlink()
+
+    city.backup("before.backup")
+    asked = city.request("split", "--root", city.shares_uri, "--threshold", "2", *names)
+    split = ("ceremony", "split", "--request", asked)
     with city.at_terminal(*split) as terminal:
         for name in CUSTODIANS:
             city.words[name] = take(terminal, name)
@@ -251,10 +279,13 @@ async def test_split_at_last(city: City) -> None:
 
 def test_while_two_roots_stand(city: City) -> None:
     """No key is made and no third root, and the old one is not let go before `keys.root` names the new one."""
+    (line,) = city.not_backed_up  # though there is one, under the old root
+    assert line == "generation 1 is in no key backup that root 2 opens: `keys backup --to FILE --for OFFICER`."
     standing = (
         "the root is being replaced (root 1 by root 2): finish that first with `keys ceremony replace --finish`"
     )
     assert refusal(city.system, "rotate") == standing
+    assert refusal(city.system, "compromise", "1", *city.system.officer("security")) == standing
     another = ("ceremony", "replace", "--root", f"file:{city.folder}/other.key", *city.system.officer("security"))
     assert refusal(city.system, *another) == standing
     line = refusal(city.system, "ceremony", "replace", "--finish")
@@ -328,7 +359,7 @@ async def test_unlocked(city: City) -> None:
         city.roots._restart_api()
         city.before_finish = city.folder / "before-finish"
         shutil.copytree(city.store, city.before_finish)
-        assert told(city.system, "ceremony", "replace", "--finish") == {"dropped": [1]}
+        await finished_twice(city)
         assert told(city.system, "verify")["failed"] == 0
         assert not list(city.store.glob("root-1/*"))
         the_old_root_opens_nothing(city)
@@ -342,6 +373,16 @@ async def test_unlocked(city: City) -> None:
         ends(terminal, 0, "Locked.")
     assert not city.agent.exists()
     assert run(["ceremony", "unlock", "--lock"], city.system.plain).output == "It was locked already.\n"
+
+
+async def finished_twice(city: City) -> None:
+    """The old root is let go, and once more as after a power cut: the same is said."""
+    connection = await owner(city.system)
+    for _ in range(2):
+        assert told(city.system, "ceremony", "replace", "--finish") == {"dropped": [1]}
+        await connection.execute("UPDATE gateway.key_manifest SET version = version - 1")
+    await connection.execute("UPDATE gateway.key_manifest SET version = version + 1")
+    await connection.close()
 
 
 FETCH = """
@@ -392,6 +433,111 @@ def the_old_root_opens_nothing(city: City) -> None:
     (city.store / "manifest").write_bytes(now)
 
 
+# --- what describes the shares ---
+
+
+def test_a_description_is_never_replaced(city: City) -> None:
+    """Not that of the root in use, however its path is spelled, nor any other file that stands there."""
+    description = city.folder / "root.shares"
+    before = description.read_bytes()
+    (city.folder / "alias.shares").symlink_to(description)
+    own = "describes a root of this key store: name another file for the new one"
+    with unlocked(city):
+        for name in ("root.shares", "./root.shares", "agent/../root.shares", "alias.shares"):
+            split = ("split", "--root", f"shares:{city.folder}/{name}?agent={city.agent}")
+            asking = ("ceremony", *split, *city.custodians(*CUSTODIANS), *city.system.officer("security"))
+            assert refusal(city.system, *asking) == f"{city.folder / name} {own}".replace("/./", "/")
+    assert description.read_bytes() == before
+
+
+@dataclass(frozen=True)
+class OtherHost:
+    """An empty home that shares the database with the city; its root is to be of the same shares."""
+
+    city: City
+    home: Path
+
+    @property
+    def description(self) -> Path:
+        return self.home / "root.shares"
+
+    @property
+    def store(self) -> Path:
+        return self.home / "keystore"
+
+    def prepare(self) -> None:
+        """What the runbook says to write before: a configuration and a password."""
+        self.home.mkdir(mode=0o700)
+        system = self.city.system
+        password = (system.home / "secrets" / "keys" / "database.password").read_bytes()
+        write_private(self.home / "secrets" / "keys" / "database.password", password, replace=False)
+        lines = (system.home / "gateway.toml").read_text().splitlines()
+        own = {
+            "root": f"shares:{self.description}?agent={self.home}/agent/unlock.sock",
+            "store": f"file:{self.store}",
+            "secrets": f"{self.home}/secrets",
+        }
+        lines = [
+            f'{line.split()[0]} = "{own[line.split()[0]]}"' if line.split(" = ")[0] in own else line for line in lines
+        ]
+        (self.home / "gateway.toml").write_text("\n".join(lines) + "\n")
+
+    def restoring(self, source: Path) -> tuple[str, ...]:
+        options = ("--from", str(source), "--config", str(self.home / "gateway.toml"))
+        return ("restore", *options, *self.city.system.officer("security"))
+
+
+def test_restored_with_shares(city: City) -> None:
+    """A copy holds what describes the shares: custodians give theirs to `restore`, or unlock the root before it."""
+    with unlocked(city):
+        source = city.backup("shares.backup")
+        assert city.not_backed_up == []
+    asked, before = OtherHost(city, city.folder / "asked"), OtherHost(city, city.folder / "before")
+    for host in (asked, before):
+        host.prepare()
+        locked = run(host.restoring(source), city.system.plain)
+        assert (locked.code, locked.errors) == (1, f"keys: {LOCKED}\n")
+        assert host.description.read_bytes() == (city.folder / "root.shares").read_bytes()
+        assert not host.store.exists()
+    with city.at_terminal(*asked.restoring(source)) as terminal:
+        for name in ("third", "security"):
+            terminal.expect("share of custodian")
+            give(terminal, city.words[name])
+        ends(terminal, 0, "The key store is back")
+    with city.at_terminal("ceremony", "unlock", "--config", str(before.home / "gateway.toml")) as terminal:
+        for name in ("third", "security"):
+            terminal.expect(NOT_SHOWN)
+            give(terminal, city.words[name])
+        terminal.expect("Unlocked for 15 minutes")
+        assert run(before.restoring(source), city.system.plain).output.startswith("The key store is back")
+        verified = run(["verify", "--config", str(before.home / "gateway.toml")], city.system.plain)
+        assert (verified.code, verified.errors) == (0, "")
+    for host in (asked, before):
+        assert (host.store / "manifest").read_bytes() == (city.store / "manifest").read_bytes()
+
+
+def test_a_description_of_other_shares(city: City) -> None:
+    """Laid down by a copy that proves wrong, it does not stay in the way of the right one."""
+    host = OtherHost(city, city.folder / "wrong")
+    host.prepare()
+    source, key = city.folder / "shares.backup", city.system.demo["officers"]["security"]
+    opened = open_officer_key(Path(key["key"]), read_private_line(Path(key["passphrase_file"])))
+    header, held = read_header(source.read_bytes()), dict(open_backup(source.read_bytes(), opened))
+    description = json.loads(held["root.shares"])
+    held["root.shares"] = json.dumps(description | {"identifier": description["identifier"] ^ 1}).encode()
+    people = [officer_of("security", opened, header.created)]
+    known = {"backup_id": header.id, "environment": header.environment, "manifest_version": header.manifest_version}
+    wrong = seal_backup(held, people, created=header.created, **known)  # type: ignore[arg-type] # one of them a number
+    write_private(city.folder / "wrong.backup", wrong, replace=False)
+    with city.at_terminal(*host.restoring(city.folder / "wrong.backup")) as terminal:
+        for _ in range(3):
+            terminal.expect("share of custodian")
+            give(terminal, city.words["third"])
+        ends(terminal, 1)
+    assert not host.description.exists()
+    assert not host.store.exists()
+
+
 # --- a custodian leaves ---
 
 
@@ -422,7 +568,11 @@ async def test_a_custodian_leaves(city: City) -> None:
         city.roots._configure(uri)
         city.roots._restart_api()
         assert told(city.system, "ceremony", "replace", "--finish", "--json") == {"dropped": [2]}
-    assert not any(marked in line for line in told(city.system, "status")["due"])
+    due = told(city.system, "status")["due"]
+    assert not any(marked in line for line in due)
+    assert any("was wrapped by root 2, of which third took a share along: `keys rotate`" in line for line in due)
+    told(city.system, "rotate")
+    assert not any("took a share along" in line for line in told(city.system, "status")["due"])
     assert told(city.system, "verify")["failed"] == 0
     async with Client(city.system, "parks") as client:
         assert (await charged(client, await tokenized(client)))["status"] == "succeeded"

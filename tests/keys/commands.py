@@ -5,12 +5,19 @@ import io
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from keys import roots
 from keys.cli import main
+from keys.files import write_private
+from keys.keystore import Keystore
+from keys.secret import Secret
 from tests.gateway.store.postgres import Postgres
+from tests.keys.database import City
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,44 @@ def run_async(run: Run) -> RunAsync:
         return await asyncio.to_thread(run, *arguments)
 
     return run_keys
+
+
+@pytest.fixture
+def root_uri(tmp_path: Path, cheap_passphrases: None) -> str:
+    """Where the root key lies, and its passphrase."""
+    write_private(tmp_path / "passphrase", b"correct horse battery staple", replace=False)
+    return f"file:{tmp_path}/root.key?passphrase_file={tmp_path}/passphrase"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, postgres: Postgres, owner: asyncpg.Connection, root_uri: str) -> str:
+    """Settings of a city that has no keys yet, and an empty database."""
+    return str(configure(tmp_path, postgres, root_uri))
+
+
+@pytest.fixture
+async def ready(
+    settings: str,
+    run_async: RunAsync,
+    postgres: Postgres,
+    tmp_path: Path,
+    now: datetime,
+    root_uri: str,
+    owner: asyncpg.Connection,
+) -> City:
+    """A city that `keys init` has made, with six records."""
+    ran = await run_async("init", "--config", settings)
+    assert ran.code == 0
+
+    def nobody(what: str) -> Secret[str]:
+        raise AssertionError(what)
+
+    root = roots.open_root(root_uri, nobody)
+    store = Keystore(tmp_path / "keystore", "demo")
+    city = City(postgres, owner, store, root, tmp_path / "secrets", now)  # type: ignore[arg-type] # a file's root
+    await city.add_records(6)
+    await owner.execute("DELETE FROM audit.events")
+    return city
 
 
 def configure(folder: Path, postgres: Postgres, root_uri: str) -> Path:

@@ -11,10 +11,10 @@ from keys.manifest import RootEntry
 from keys.primitives import new_key
 from keys.root_file import FileRoot
 from keys.states import State
-from tests.keys.commands import run, run_async
+from tests.keys.commands import ready, root_uri, run, run_async, settings
 from tests.keys.database import city, owner, owner_of_all, postgres
 
-__all__ = ["city", "owner", "owner_of_all", "postgres", "run", "run_async"]
+__all__ = ["city", "owner", "owner_of_all", "postgres", "ready", "root_uri", "run", "run_async", "settings"]
 
 
 @pytest.fixture

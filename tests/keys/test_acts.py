@@ -482,7 +482,8 @@ def test_an_act_from_beginning_to_end(folder: ActFolder, asked: str, approved: s
     """Its files come one after the other, for this user alone, and all of them stay."""
     assert folder.pending(now) == []
     act_id = folder.put_request(asked)
-    (waiting,) = folder.pending(now)
+    assert folder.pending(now) == [act_id]
+    waiting = folder.find(act_id)
     assert (waiting.id, waiting.request, waiting.approval, waiting.is_done) == (act_id, asked, None, False)
 
     assert folder.put_approval(approved) == act_id
@@ -503,13 +504,12 @@ def test_an_act_from_beginning_to_end(folder: ActFolder, asked: str, approved: s
 def test_what_is_pending(folder: ActFolder, now: datetime) -> None:
     """The oldest first, none that expired, and nothing of other files in the folder."""
     later, first, past = ask(now + TICK), ask(now), ask(now - LIFETIME)
-    for note in (later, first, past):
-        folder.put_request(note)
+    ids = [folder.put_request(note) for note in (later, first, past)]
     (folder.path / ".act_draft.request.12").touch()
     (folder.path / "act_0.request").touch()
     (folder.path / "notes.txt").touch()
 
-    assert [act.request for act in folder.pending(now)] == [first, later]
+    assert folder.pending(now) == [ids[1], ids[0]]
     assert folder.pending(now + timedelta(days=1)) == []
 
 
@@ -551,6 +551,14 @@ def test_of_many_processes_one_acts(folder: ActFolder, asked: str, approved: str
         process.join()
 
     assert outcomes == ["done", *["refused"] * 3]
+
+
+@pytest.mark.parametrize("reason", ["", "x" * 501])
+def test_a_reason_of_no_or_many_words(now: datetime, reason: str) -> None:
+    """The refusal names the option and what it takes."""
+    with pytest.raises(ActRefused, match=r"^--reason has 1 to 500 characters$"):
+        ask(now, reason=reason)
+    assert ask(now, reason="x" * 500)
 
 
 def test_order_is_kept(folder: ActFolder, asked: str, approved: str, now: datetime) -> None:
@@ -603,13 +611,15 @@ def test_a_folder_that_others_can_write(folder: ActFolder, asked: str, now: date
 
 
 def test_a_swapped_or_broken_file(folder: ActFolder, asked: str, now: datetime) -> None:
-    """A file that is not the request of its name is named, so that it can be looked at."""
+    """A file that is not the request of its name, or cannot be read, hides no other one; it is listed to the end."""
     first, second = folder.put_request(asked), folder.put_request(ask(now))
     path = folder.path / f"{first}.request"
-    for content in ((folder.path / f"{second}.request").read_bytes(), b"rubbish", b"\xff"):
+    for content in ((folder.path / f"{second}.request").read_bytes(), b"rubbish", b"", b"\xff"):
         path.write_bytes(content)
-        with pytest.raises(ActRefused, match=f"^{path} is .*: move it away$"):
-            folder.pending(now)
+        assert folder.pending(now) == [second, first]
+    path.write_text(asked)
+    path.chmod(0o644)
+    assert folder.pending(now + LIFETIME) == [first]
 
 
 def test_a_folder_that_is_none(folder: ActFolder, asked: str) -> None:

@@ -6,6 +6,7 @@ Acts for two, officers, ceremonies and backups have tests of their own.
 import asyncio
 import io
 import json
+import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -14,22 +15,20 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from keys import roots
 from keys.cli import bench
 from keys.cli.bench import Bench
 from keys.cli.rotating import _root_for_init
 from keys.errors import RootRefused
 from keys.files import write_private
-from keys.keystore import Keystore, OpenKeystore
+from keys.keystore import OpenKeystore
 from keys.manifest import Purpose
 from keys.primitives import new_key
 from keys.process_keys import read_process_keys
 from keys.rotation import Approval
-from keys.secret import Secret
 from keys.states import State
-from tests.gateway.store.postgres import Postgres
-from tests.keys.commands import Ran, Run, RunAsync, configure
+from tests.keys.commands import Ran, Run, RunAsync
 from tests.keys.database import City
+from tests.keys.test_rotation import CHEAPLY, ROOT
 
 CANARY = "Hunter2 Tr0ub4dor&3"
 COMMANDS = ("init", "status", "inventory", "verify", "rotate", "rotate-fingerprint", "retire", "rewrap")
@@ -182,19 +181,6 @@ def test_nobody_is_asked_where_nobody_is(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- a start ---
 
 
-@pytest.fixture
-def root_uri(tmp_path: Path, cheap_passphrases: None) -> str:
-    """Where the root key lies, and its passphrase."""
-    write_private(tmp_path / "passphrase", b"correct horse battery staple", replace=False)
-    return f"file:{tmp_path}/root.key?passphrase_file={tmp_path}/passphrase"
-
-
-@pytest.fixture
-def settings(tmp_path: Path, postgres: Postgres, owner: asyncpg.Connection, root_uri: str) -> str:
-    """Settings of a city that has no keys yet, and an empty database."""
-    return str(configure(tmp_path, postgres, root_uri))
-
-
 def test_the_root_of_an_interrupted_start_is_used_again(tmp_path: Path, root_uri: str) -> None:
     """A root key that an earlier `keys init` made is opened by the next one, and not made anew."""
     wrapped = _root_for_init(root_uri).wrap(new_key(), b"")
@@ -257,31 +243,6 @@ async def test_init_with_another_root(settings: str, run_async: RunAsync, tmp_pa
 def now() -> datetime:
     """The real time: the command line looks at the clock."""
     return datetime.now(UTC)
-
-
-@pytest.fixture
-async def ready(
-    settings: str,
-    run_async: RunAsync,
-    postgres: Postgres,
-    tmp_path: Path,
-    now: datetime,
-    root_uri: str,
-    owner: asyncpg.Connection,
-) -> City:
-    """A city that `keys init` has made, with six records."""
-    ran = await run_async("init", "--config", settings)
-    assert ran.code == 0
-
-    def nobody(what: str) -> Secret[str]:
-        raise AssertionError(what)
-
-    root = roots.open_root(root_uri, nobody)
-    store = Keystore(tmp_path / "keystore", "demo")
-    city = City(postgres, owner, store, root, tmp_path / "secrets", now)  # type: ignore[arg-type] # a file's root
-    await city.add_records(6)
-    await owner.execute("DELETE FROM audit.events")
-    return city
 
 
 async def told(run_async: RunAsync, *arguments: str) -> dict[str, object]:
@@ -373,6 +334,8 @@ async def test_a_dry_run_of_rewrap_counts_and_estimates(ready: City, settings: s
     assert (report["rows"], report["to"]) == (6, 2)
     assert isinstance(report["seconds"], float)
     assert 0 < report["seconds"] < 60
+    slowly = await told(run_async, "rewrap", "--dry-run", "--rate", "0.01", "--config", settings)
+    assert slowly["seconds"] == 600.0
 
 
 @pytest.mark.server
@@ -439,6 +402,9 @@ async def test_other_keys_are_renewed(
         (("fingerprint",), "the card index has `keys rotate-fingerprint`"),
         (("root",), "--purpose is one of kek, hpke, manifest-signing, audit-mac, audit-head, api-digest"),
         (("audit-head", "--process", "api"), "api has no audit-head key; --process is one of worker"),
+        (("hpke", "--prepare"), "--prepare makes a generation ahead: it goes with no other purpose"),
+        (("kek", "--prepare", "--dry-run"), "--prepare makes a generation ahead: it goes with no other purpose, nor"),
+        (("kek", "--process", "nobody"), "--process is for a key that several processes have"),
     ],
 )
 async def test_what_cannot_be_renewed_so(
@@ -610,7 +576,7 @@ async def test_a_compromise_is_urgent(ready: City, settings: str, run_async: Run
         await rotation.compromise(1, Approval("ada", "act_1"), ready.now)
     ran = await run_async("status", "--config", settings)
 
-    assert "generation 1 is compromised and wraps 6 records: `gateway reseal`, then `keys destroy 1`." in ran.output
+    assert "generation 1 is compromised and wraps 6 records: `gateway reseal` until it finds nothing" in ran.output
 
 
 @pytest.mark.server
@@ -634,6 +600,43 @@ async def test_no_database(ready: City, settings: str, run_async: RunAsync, monk
         assert (ran.code, ran.output, ran.errors.count("\n")) == (1, "", 1)
         assert "is it up, and is database.dsn right?" in ran.errors
     assert ready.files() == before
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("command", "generations"), [(("status",), 1), (("status", "--json"), 1), (("rotate",), 2)])
+async def test_output_that_goes_nowhere(
+    ready: City, settings: str, command: tuple[str, ...], generations: int
+) -> None:
+    """A full disk behind the output is named, not the database; what was done before is done."""
+
+    def run() -> subprocess.CompletedProcess[bytes]:
+        with Path("/dev/full").open("wb") as full:
+            arguments = [sys.executable, "-c", CHEAPLY, *command, "--config", settings]
+            return subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, check=False, timeout=60)
+
+    ran = await asyncio.to_thread(run)
+    assert ran.stderr == b"keys: No space left on device; `keys status` says what is done\n"
+    assert ran.returncode == 1
+    assert len(ready.keys.manifest.of("kek")) == generations
+
+
+@pytest.mark.server
+async def test_an_officer_who_was_added_by_a_run_that_was_cut_off(
+    ready: City, settings: str, run_async: RunAsync, tmp_path: Path
+) -> None:
+    """The second run finishes it; a third is refused, and makes no key file; nor does a name that is none."""
+    words, key = ("--key-passphrase-file", f"{tmp_path}/passphrase"), ("--key", f"{tmp_path}/ada.key")
+    add = ("officer", "add", "ada", *words, "--config", settings)
+    assert (await run_async(*add, *key)).code == 0
+    await ready.owner.execute("UPDATE gateway.key_manifest SET version = 1")
+    again = await run_async(*add, *key)
+    assert (again.code, again.output[:18]) == (0, "ada is an officer;")
+    assert await ready.version_seen() == 2
+
+    other = ("--key", f"{tmp_path}/other.key")
+    assert (await run_async(*add, *other)).errors == "keys: ada is an officer already\n"
+    assert "an officer's name has 2 to 31 of" in (await run_async("officer", "add", "ADA", *add[3:], *other)).errors
+    assert not (tmp_path / "other.key").exists()
 
 
 def test_a_bench_needs_no_root_to_be_made(config: Path) -> None:

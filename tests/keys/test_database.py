@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from keys.database import DSN_FORM, connect_arguments, driver_errors
+from keys.database import DSN_FORM, connect_arguments, driver_errors, query_errors
 from keys.errors import DatabaseRefused, KeysError, KeystoreRefused, SettingsRefused
 from keys.files import write_private
 from keys.settings import DatabaseSection
@@ -193,6 +193,17 @@ async def test_driver_errors_without_their_text(error: Exception, told: str) -> 
     assert str(caught.value) == f"the database {told}"
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe")])
+async def test_an_error_of_our_own_files(error: OSError) -> None:
+    """Where a connection stands, a full disk or a closed pipe is not taken for the database; its loss is."""
+    with pytest.raises(OSError, match=r"No space|Broken pipe"):
+        async with query_errors():
+            raise error
+    with pytest.raises(DatabaseRefused, match=r"cannot be reached \(ConnectionResetError\)"):
+        async with query_errors():
+            raise ConnectionResetError
 
 
 @pytest.mark.parametrize("error", [SettingsRefused("ours"), KeystoreRefused("ours"), ZeroDivisionError("a fault")])

@@ -1,8 +1,11 @@
 """Private files: read only when nobody else could have read or replaced them, written whole or not at all."""
 
 import os
+import resource
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,9 @@ from keys.files import (
     make_private_directory,
     read_private,
     read_private_line,
+    remove_drafts,
+    remove_private,
+    remove_tree,
     require_private_directory,
     write_private,
 )
@@ -36,11 +42,12 @@ def test_what_is_written_is_read(file: Path) -> None:
 
 
 def test_directories_are_made_private(tmp_path: Path) -> None:
-    """A missing directory is made on the way, for this user alone."""
-    write_private(tmp_path / "new" / "file", b"", replace=False)
+    """Missing directories are made on the way, every one for this user alone."""
+    write_private(tmp_path / "new" / "deep" / "file", b"", replace=False)
 
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
-    require_private_directory(tmp_path / "new")
+    for folder in (tmp_path / "new", tmp_path / "new" / "deep"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        require_private_directory(folder)
 
 
 def test_nothing_is_replaced_unasked(file: Path) -> None:
@@ -75,6 +82,90 @@ def test_an_interrupted_draft_is_no_file(file: Path) -> None:
     write_private(file, b"whole", replace=True)
 
     assert read_private(file) == b"whole"
+
+
+@contextmanager
+def full_at(size: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_keeps_no_draft(file: Path) -> None:
+    """What could not be written to its end is refused, and nothing of it stays beside the file."""
+    with full_at(FILE_BYTES_MAX), pytest.raises(KeystoreRefused, match=r"file cannot be written \(File too large\)$"):
+        write_private(file, bytes(FILE_BYTES_MAX + 1), replace=True)
+    assert list(file.parent.iterdir()) == [file]
+    assert read_private(file) == b"content"
+
+
+# --- removed ---
+
+
+def test_what_is_removed_is_zeroed(file: Path) -> None:
+    """Who holds it open reads zeros; removing it again is no error."""
+    with file.open("rb") as held:
+        remove_private(file)
+        remove_private(file)
+        assert held.read() == bytes(len(b"content"))
+
+
+def test_what_is_not_removed(file: Path, tmp_path: Path) -> None:
+    """Pipes, folders and links are refused at once, and a file with two names keeps its bytes under both."""
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(file)
+    for name in ("pipe", "folder", "link"):
+        with pytest.raises(KeystoreRefused, match=f"^{tmp_path / name} cannot be removed "):
+            remove_private(tmp_path / name)
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    (tmp_path / "second").hardlink_to(file)
+    for name in ("pipe", "second"):
+        with pytest.raises(KeystoreRefused, match=r"is no plain file, or has another name \(a hard link\)"):
+            remove_private(tmp_path / name)
+    os.close(reading)
+    assert read_private(file) == b"content"
+
+
+def test_what_is_no_draft(tmp_path: Path) -> None:
+    """A pipe or a folder by the name of a draft stays, and stops nobody."""
+    os.mkfifo(tmp_path / ".a.7", 0o600)
+    (tmp_path / ".b.7").mkdir()
+    (tmp_path / ".c.7").touch(0o600)
+    remove_drafts(tmp_path, "*")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.7", ".b.7"]
+
+
+def test_a_tree_is_removed(tmp_path: Path) -> None:
+    """Every file in it is zeroed first; a link goes, and not what it leads to; nothing at all is no error."""
+    tree, precious = tmp_path / "tree", tmp_path / "precious"
+    write_private(precious, b"precious", replace=False)
+    for name in ("a", "deep/b", "deep/er/c"):
+        write_private(tree / name, b"secret", replace=False)
+    (tree / "deep" / "link").symlink_to(tmp_path)
+    os.mkfifo(tree / "pipe")
+    with (tree / "deep" / "er" / "c").open("rb") as held:
+        remove_tree(tree)
+        remove_tree(tree)
+        assert held.read() == bytes(6)
+    assert list(tmp_path.iterdir()) == [precious]
+    assert read_private(precious) == b"precious"
+
+
+def test_a_linked_tree_is_not_removed(file: Path, tmp_path: Path) -> None:
+    """Where a link stands in its place, nothing is followed."""
+    (tmp_path / "link").symlink_to(file.parent)
+    with pytest.raises(KeystoreRefused, match="must be a directory and no symbolic link"):
+        remove_tree(tmp_path / "link")
+    assert read_private(file) == b"content"
+
+
+# --- refused ---
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o602, 0o620, 0o610, 0o601, 0o666, 0o777])

@@ -22,13 +22,16 @@ from tests.keys.database import APPLICATION, City
 DAY = timedelta(days=1)
 NOTHING = Dependents({}, {}, {}, {})
 ENDS = ("originate_until", "process_until")
+RESEAL = "`gateway reseal` until it finds nothing, then"
 
 
 @pytest.fixture
 def manifest(store: Keystore, root: FileRoot) -> Manifest:
     """Of a new key store, and a backup of it."""
     manifest = store.open(root).manifest
-    return msgspec.structs.replace(manifest, backups=(Backup("backup_1", manifest.written, ("ada",), (1,)),))
+    return msgspec.structs.replace(
+        manifest, backups=(Backup("backup_1", manifest.written, ("ada",), (1,), None, (1,)),)
+    )
 
 
 def only(manifest: Manifest, purpose: Purpose, **change: object) -> Manifest:
@@ -181,11 +184,7 @@ def test_old_keys_end_as_well(manifest: Manifest) -> None:
         (State.RETIRED, 1200, "generation 1 is retired and still wraps 1,200 records: `keys rewrap`."),
         (State.RETIRED, 1, "generation 1 is retired and still wraps 1 record: `keys rewrap`."),
         (State.RETIRED, 0, "generation 1 is retired and wraps nothing: `keys destroy 1` once its backups are gone."),
-        (
-            State.COMPROMISED,
-            3,
-            "generation 1 is compromised and wraps 3 records: `gateway reseal`, then `keys destroy 1`.",
-        ),
+        (State.COMPROMISED, 3, f"generation 1 is compromised and wraps 3 records: {RESEAL} `keys destroy 1`."),
         (State.PENDING, 0, None),
         (State.DESTROYED, 0, None),
     ],
@@ -201,9 +200,9 @@ def test_what_a_generation_waits_for(
 
 def test_an_index_that_is_not_complete(manifest: Manifest, now: datetime) -> None:
     """A retired fingerprint key waits to be replaced everywhere, and then to be destroyed."""
-    assert list(due(only(manifest, "fingerprint", state=State.RETIRED), NOTHING, now)) == [
-        "fingerprint key 1 is retired: `gateway reseal`, then `keys destroy 1 --purpose fingerprint`."
-    ]
+    (line,) = due(only(manifest, "fingerprint", state=State.RETIRED), NOTHING, now)
+    destroy = "`keys destroy 1 --purpose fingerprint` once its backups are gone"
+    assert line == f"fingerprint key 1 is retired: `gateway reseal`, then {destroy}."
 
 
 def test_a_generation_that_has_wrapped_much(manifest: Manifest, now: datetime) -> None:
@@ -219,12 +218,29 @@ def test_a_generation_that_has_wrapped_much(manifest: Manifest, now: datetime) -
 def test_a_generation_without_a_backup(manifest: Manifest, now: datetime) -> None:
     """The generation in use is told of until a backup holds it that still exists."""
     (held,) = manifest.backups
-    told = ["generation 1 is in no key backup: `keys backup --to FILE --for OFFICER`."]
-    for backups in ((), (msgspec.structs.replace(held, generations=(2,)),)):
+    told = ["generation 1 is in no key backup that root 1 opens: `keys backup --to FILE --for OFFICER`."]
+    for backups in (
+        (),
+        (msgspec.structs.replace(held, generations=(2,)),),
+        (msgspec.structs.replace(held, roots=()),),
+    ):
         assert list(due(msgspec.structs.replace(manifest, backups=backups), NOTHING, now)) == told
     gone = msgspec.structs.replace(held, forgotten=now)
     assert list(due(msgspec.structs.replace(manifest, backups=(gone,)), NOTHING, now)) == told
     assert list(due(msgspec.structs.replace(manifest, backups=(gone, held)), NOTHING, now)) == []
+
+
+def test_a_backup_under_a_root_that_is_gone(manifest: Manifest, now: datetime) -> None:
+    """A copy counts while the root in use opens it: one made while both stood, but none from before."""
+    old = msgspec.structs.replace(manifest.root, state=State.DESTROYED)
+    moved = msgspec.structs.replace(manifest, roots=(old, RootEntry(2, "file", "file:/r", State.ACTIVE, now)))
+    (held,) = manifest.backups
+
+    assert list(due(moved, NOTHING, now)) == [
+        "generation 1 is in no key backup that root 2 opens: `keys backup --to FILE --for OFFICER`."
+    ]
+    both = msgspec.structs.replace(held, roots=(1, 2))
+    assert list(due(msgspec.structs.replace(moved, backups=(held, both)), NOTHING, now)) == []
 
 
 def test_a_custodian_who_left(manifest: Manifest, now: datetime) -> None:
@@ -237,9 +253,18 @@ def test_a_custodian_who_left(manifest: Manifest, now: datetime) -> None:
         "ben left on 2026-03-14 with a share of root 1, of which 2 open it: `keys ceremony replace`,"
         " then `keys rotate` and `keys rewrap`."
     )
-    gone = msgspec.structs.replace(root, state=State.DESTROYED)
-    new = RootEntry(2, "file", "file:/r", State.ACTIVE, now)
-    assert list(due(msgspec.structs.replace(manifest, roots=(gone, new)), NOTHING, now)) == []
+    gone = msgspec.structs.replace(root, state=State.DESTROYED, since=now + DAY)
+    new, backup = (
+        RootEntry(2, "file", "file:/r", State.ACTIVE, now),
+        msgspec.structs.replace(manifest.backups[0], roots=(2,)),
+    )
+    moved = msgspec.structs.replace(manifest, roots=(gone, new), backups=(backup,))
+    assert list(due(moved, NOTHING, now)) == [
+        "generation 1 was wrapped by root 1, of which ben took a share along: `keys rotate`, then `keys rewrap`."
+    ]
+    rotated = only(moved, "kek", created=now + DAY)
+    kept = msgspec.structs.replace(backup, generations=(1,))
+    assert list(due(msgspec.structs.replace(rotated, backups=(kept,)), NOTHING, now)) == []
 
 
 def test_a_root_that_is_being_replaced(manifest: Manifest, now: datetime) -> None:
@@ -248,7 +273,8 @@ def test_a_root_that_is_being_replaced(manifest: Manifest, now: datetime) -> Non
     both = (old, RootEntry(2, "file", "file:/r", State.ACTIVE, now))
 
     assert list(due(msgspec.structs.replace(manifest, roots=both), NOTHING, now)) == [
-        "The root is being replaced: restart every process with the new one, then `keys ceremony replace --finish`."
+        "The root is being replaced: restart every process with the new one, then `keys ceremony replace --finish`.",
+        "generation 1 is in no key backup that root 2 opens: `keys backup --to FILE --for OFFICER`.",
     ]
 
 

@@ -76,10 +76,16 @@ def test_one_manifest_has_one_form(manifest: Manifest) -> None:
     assert b'\n "environment": "demo",\n' in raw
 
 
-@pytest.mark.parametrize("subject", ["\udcff", "x" * FILE_BYTES_MAX])
-def test_what_could_not_be_read_back_is_not_signed(manifest: Manifest, subject: str) -> None:
+@pytest.mark.parametrize(
+    ("subject", "line"),
+    [
+        ("\udcff", "the key store could not be read again with this in it; use plain names"),
+        ("x" * FILE_BYTES_MAX, "the manifest would have more than 1 MiB; .* say so with `keys backup --forget`"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_signed(manifest: Manifest, subject: str, line: str) -> None:
     """A manifest that no process could read again would be the end of every key in the store."""
-    with pytest.raises(KeystoreRefused, match=r"^nothing was changed: the key store could not be read again"):
+    with pytest.raises(KeystoreRefused, match=f"^nothing was changed: {line}$"):
         sign_manifest(msgspec.structs.replace(manifest, act=Act("backup", subject)), SEED)
 
 

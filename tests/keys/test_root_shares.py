@@ -287,7 +287,7 @@ def test_a_doubtful_description(described: Path, old: str, new: str | None) -> N
 def test_a_missing_description(tmp_path: Path) -> None:
     """Who made it, and where it comes from when it is lost."""
     with pytest.raises(
-        RootRefused, match=r"none does not exist: `keys ceremony split` makes it; later it comes from"
+        RootRefused, match=r"none does not exist: `keys ceremony split` makes it, `keys restore` puts it back"
     ):
         read_descriptor(tmp_path / "none")
 

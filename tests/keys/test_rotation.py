@@ -32,7 +32,7 @@ from keys.errors import (
     UnknownKey,
 )
 from keys.files import write_private
-from keys.keystore import SET_ASIDE
+from keys.keystore import RESTORING, SET_ASIDE
 from keys.manifest import KEYSTORE, Act, Backup, Purpose
 from keys.process_keys import HOLDERS, read_process_keys
 from keys.ring import Ring
@@ -216,7 +216,7 @@ async def test_a_rotation_of_the_fingerprint_key(city: City) -> None:
     assert [key.number for key in city.ring.indexing] == [1, 2]
     with pytest.raises(KeyRefused, match="an older fingerprint key still stands: run `gateway reseal`"):
         await do(city, lambda rotation: rotation.rotate_fingerprint(city.now))
-    await do(city, lambda rotation: rotation.destroy("fingerprint", 1, OFFICERS, RECOVERY, city.now))
+    await do(city, lambda rotation: rotation.destroy("fingerprint", 1, DESPITE, RECOVERY, city.now))
     await do(city, lambda rotation: rotation.rotate_fingerprint(city.now))
     assert states(city, "fingerprint") == {1: "destroyed", 2: "retired", 3: "active"}
     await require_in_step(city)
@@ -369,20 +369,14 @@ async def test_not_while_a_key_backup_holds_it(city: City) -> None:
     await do(city, lambda rotation: rotation.rotate(city.now))
     await city.owner.execute("UPDATE gateway.key_generations SET emptied_at = now() - interval '40 days'")
     backups = tuple(Backup(f"backup_{n}", city.now, ("ada",), (1, 2)) for n in (1, 2))
-
-    def register(*kept: Backup) -> Deed:
-        return lambda rotation: rotation.change(
-            msgspec.structs.replace(rotation.manifest, backups=kept), Act("backup", "b"), city.now
-        )
-
-    await do(city, register(*backups))
+    await do(city, lambda rotation: register(rotation, *backups))
     with pytest.raises(KeyRefused, match="lies in key backup backup_1: destroy that copy"):
         await do(city, lambda rotation: rotation.destroy("kek", 1, OFFICERS, RECOVERY, city.now))
     forgotten = tuple(msgspec.structs.replace(backup, forgotten=city.now) for backup in backups)
-    await do(city, register(forgotten[0], backups[1]))
+    await do(city, lambda rotation: register(rotation, forgotten[0], backups[1]))
     with pytest.raises(KeyRefused, match="lies in key backup backup_2"):
         await do(city, lambda rotation: rotation.destroy("kek", 1, OFFICERS, RECOVERY, city.now))
-    await do(city, register(*forgotten))
+    await do(city, lambda rotation: register(rotation, *forgotten))
     await do(city, lambda rotation: rotation.destroy("kek", 1, OFFICERS, RECOVERY, city.now))
     assert states(city)[1] == "destroyed"
 
@@ -391,12 +385,7 @@ async def test_two_officers_may_destroy_despite_a_backup(city: City) -> None:
     """In writing; what is erased is then gone from every backup of the database as well."""
     await do(city, lambda rotation: rotation.rotate(city.now))
     kept = Backup("backup_1", city.now, ("ada",), (1,))
-    await do(
-        city,
-        lambda rotation: rotation.change(
-            msgspec.structs.replace(rotation.manifest, backups=(kept,)), Act("backup", "b"), city.now
-        ),
-    )
+    await do(city, lambda rotation: register(rotation, kept))
     await do(city, lambda rotation: rotation.destroy("kek", 1, DESPITE, RECOVERY, city.now))
     assert states(city)[1] == "destroyed"
 
@@ -419,8 +408,34 @@ async def test_a_fingerprint_key_that_cards_are_known_by(city: City) -> None:
             await do(city, lambda rotation: rotation.destroy("fingerprint", 1, DESPITE, RECOVERY, city.now))
         await city.owner.execute(add, 2, bytes([left]) * 32) if left == 2 else None
     await city.owner.execute("UPDATE gateway.idempotency SET card_key_version = 2")
-    await do(city, lambda rotation: rotation.destroy("fingerprint", 1, OFFICERS, RECOVERY, city.now))
+    await do(city, lambda rotation: rotation.destroy("fingerprint", 1, DESPITE, RECOVERY, city.now))
     assert await city.fingerprint_versions() == {1: "destroyed", 2: "active"}
+
+
+async def test_a_fingerprint_key_that_a_backup_may_need(city: City) -> None:
+    """A restored database knows its cards by the old version, so that one stays as long, and while a copy has it."""
+    await do(city, lambda rotation: rotation.rotate_fingerprint(city.now))
+    retired, kept = city.now, Backup("backup_1", city.now, ("ada",), (1,), roots=(1,))
+
+    def destroy(rotation: Rotation) -> Awaitable[object]:
+        return rotation.destroy("fingerprint", 1, OFFICERS, RECOVERY, city.now)
+
+    city.now = retired + RECOVERY - timedelta(seconds=1)
+    with pytest.raises(KeyRefused, match=r"^fingerprint key 1 may be needed to restore a database backup until 20"):
+        await do(city, destroy)
+    city.now = retired + RECOVERY
+    await do(city, lambda rotation: register(rotation, kept))
+    with pytest.raises(KeyRefused, match=r"^fingerprint key 1 lies in key backup backup_1: destroy that copy"):
+        await do(city, destroy)
+    await do(city, lambda rotation: register(rotation, msgspec.structs.replace(kept, forgotten=city.now)))
+    await do(city, destroy)
+    assert states(city, "fingerprint")[1] == "destroyed"
+
+
+async def register(rotation: Rotation, *backups: Backup) -> None:
+    """These are the copies that there are."""
+    following = msgspec.structs.replace(rotation.manifest, backups=backups)
+    await rotation.change(following, Act("backup", "b"), rotation.manifest.written)
 
 
 @pytest.mark.parametrize("purpose", ["audit-mac", "api-digest", "audit-head"])
@@ -436,8 +451,9 @@ async def test_what_must_stay_checkable_is_not_destroyed(city: City, purpose: Pu
 
 
 async def test_an_hpke_key_can_go(city: City) -> None:
-    """Nothing at rest depends on it."""
+    """Nothing at rest depends on it: only its time has to be over."""
     await do(city, lambda rotation: rotation.renew("hpke", [KEYSTORE], city.now))
+    city.now += RECOVERY
     await do(city, lambda rotation: rotation.destroy("hpke", 1, OFFICERS, RECOVERY, city.now))
 
     assert states(city, "hpke") == {1: "destroyed", 2: "active"}
@@ -645,6 +661,8 @@ async def test_cut_off_at_every_step(city: City, tmp_path: Path, monkeypatch: py
         "keystore/.manifest.1",
         "keystore/root-1/.kek-2-0123456789abcdef.4194304",
         "keystore/root-2/.hpke-1-0123456789abcdef.23",
+        "keystore/acts/.act_0.request.7",
+        "keystore/ceremonies/.20260314T150926-root.txt.7",
         "secrets/keys/.audit-mac-2.key.77",
         "secrets/api/.api-digest-2.key.77",
         "secrets/worker/.audit-head-13.key.77",
@@ -664,9 +682,52 @@ async def test_a_draft_is_cleared_away(city: City, place: str) -> None:
     assert await city.audited() == []
 
 
+async def test_a_copy_under_trial_is_wiped(city: City) -> None:
+    """What a restore that was killed has left lies under no root for long: the next command overwrites all of it."""
+    folder = city.store.directory / RESTORING
+    keys = [folder / "store" / "root-1" / "kek-1-0123456789abcdef", folder / "secrets" / "api" / "audit-mac-1.key"]
+    for path in keys:
+        write_private(path, b"a key", replace=False)
+    with keys[0].open("rb") as one, keys[1].open("rb") as other:
+        async with city.changing():
+            pass
+        assert [one.read(), other.read()] == [bytes(5), bytes(5)]
+    assert not folder.exists()
+
+
+async def test_what_is_no_key_among_the_keys(city: City, tmp_path: Path) -> None:
+    """A pipe, a folder or a link, by the name of a destroyed key, stops no command: it is set aside."""
+    await do(city, DEEDS["rotate"], lambda rotation: rotation.destroy("kek", 1, DESPITE, RECOVERY, city.now))
+    path, precious = city.store.path(1, city.keys.manifest.key("kek", 1).id), tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    aside = city.store.directory / SET_ASIDE / f"root-1-{path.name}"
+    for make in (os.mkfifo, os.mkdir, lambda at: at.symlink_to(precious)):
+        make(path)
+        for _ in range(2):  # it is there when the second begins
+            await do(city, DEEDS["prepare"])
+        assert not os.path.lexists(path)
+        assert os.path.lexists(aside)
+        aside.rmdir() if aside.is_dir() else aside.unlink()
+    assert precious.read_bytes() == b"precious"
+
+
+async def test_a_destroyed_key_with_a_second_name(city: City, tmp_path: Path) -> None:
+    """A hard link elsewhere keeps it alive: the command says so, and empties no file that may be somebody else's."""
+    await do(city, DEEDS["rotate"])
+    path = city.store.path(1, city.keys.manifest.key("kek", 1).id)
+    (tmp_path / "other").hardlink_to(path)
+    wrapped = path.read_bytes()
+    with pytest.raises(KeystoreRefused, match=r"has another name \(a hard link\): remove that first$"):
+        await do(city, lambda rotation: rotation.destroy("kek", 1, DESPITE, RECOVERY, city.now))
+    assert (tmp_path / "other").read_bytes() == wrapped
+    (tmp_path / "other").unlink()
+    await do(city, DEEDS["prepare"])
+    assert not path.exists()
+
+
 async def test_what_is_no_draft_stays(city: City) -> None:
     """Neither a file without a writer's number nor what others write beside the processes' keys is touched."""
-    kept = [city.store.directory / ".manifest", city.store.directory / "acts" / ".act_1.5"]
+    kept = [city.store.directory / ".manifest", city.store.directory / "acts" / "act_1.5"]
     kept += [city.secrets / "keys" / name for name in (".database.password.5", ".audit-mac-1.key", "audit-mac-7.key")]
     for path in kept:
         write_private(path, bytes(32), replace=False)
@@ -1032,6 +1093,17 @@ async def test_catching_up_goes_on(city: City, present: State, wanted: State) ->
     assert manifest.version == 41
     assert manifest.act.actor == "ada"
     assert {k.number for k in manifest.of("kek") if k.since == city.now} == {key.number}
+    await require_in_step(city)
+
+
+async def test_catching_up_past_a_signing_key(city: City) -> None:
+    """Where the database knows of a newer signing key, the manifest gets a newer one still: else it is refused."""
+    await city.owner.execute("UPDATE gateway.key_manifest SET version = 40, signing_key = 3")
+    await catch_up(city)
+
+    assert city.keys.manifest.stands == (41, 4)
+    assert states(city, "manifest-signing") == {1: "destroyed", 4: "active"}
+    await do(city, DEEDS["rotate"])
     await require_in_step(city)
 
 

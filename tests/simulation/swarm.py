@@ -71,7 +71,7 @@ INTENSITY: Mapping[Fault, tuple[float, float]] = {
 """Per occasion, from and to. What is not here is there or not, and has measures of its own below."""
 
 CAPABILITIES = "ABCD"
-EDGES = 0.2
+EDGES = 0.25
 """How many worlds are of the kind of `_at_an_edge`."""
 LAG_S_MAX = 30.0
 SKEW_S_MAX = 20.0
@@ -145,7 +145,7 @@ def _at_an_edge(rng: Random, swarm: Swarm) -> Swarm:
         forgets=True,
         late_s_max=8.0,
         pause_s=(2.0, 8.0),
-        residents=16,
+        residents=20,
         storm_s=rng.uniform(150.0, 200.0),
     )
     late = replace(
