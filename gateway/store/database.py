@@ -68,12 +68,13 @@ class Database:
         """Connect and refuse a server that may lose data; raises `keys.errors.DatabaseRefused`."""
         # Who is stopped inside a transaction, or lost with its host, must not stop everybody else.
         idle_ms = str(round(statement_timeout_s * IDLE_STATEMENTS * 1000))
+        bounds = {"idle_in_transaction_session_timeout": idle_ms, **LOST_HOST}
+        connect = connect | {"server_settings": connect.get("server_settings", {}) | bounds}
         pool = await asyncpg.create_pool(
             **connect,
             min_size=1,
             max_size=pool_max,
             command_timeout=statement_timeout_s,
-            server_settings={"idle_in_transaction_session_timeout": idle_ms, **LOST_HOST},
         )
         try:
             async with pool.acquire() as connection:

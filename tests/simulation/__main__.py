@@ -76,13 +76,14 @@ def _line(failure: Run) -> str:
 
 
 def _summary(tally: Tally, short: dict[str, int], took_s: float) -> str:
-    per_s = tally.seeds / took_s
     lines = [
-        f"{tally.seeds} seeds in {took_s:.0f} s ({per_s:.0f} a second), {tally.twice} of them twice",
+        f"{tally.seeds} seeds in {took_s:.0f} s ({tally.seeds / took_s:.0f} a second), {tally.twice} of them twice",
         f"{len(tally.failures)} with violations",
         f"after a storm everything was known within {tally.healed_in_s_max:.0f} s",
         f"{len(short)} counters below their floor",
     ]
+    if not tally.failures:  # the rule of three
+        lines[1] += f": with 95 % confidence fewer than one seed in {tally.seeds // 3} has any"
     return "\n".join(lines)
 
 
