@@ -1,6 +1,8 @@
 """Entry point of `keys`: all commands, and the exit codes."""
 
+import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
@@ -35,4 +37,7 @@ def main() -> None:
 
 def _fail(line: str) -> NoReturn:
     typer.echo(f"keys: {line}", err=True)
+    with suppress(OSError, ValueError):
+        # What is left in the buffer goes nowhere either: Python 3.11.2 would complain of it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)

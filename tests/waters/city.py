@@ -238,13 +238,13 @@ class City:
 
     async def _mint(self, department: str, card: int, usage: str) -> str:
         api, caller = self.apis()[0], self.callers[department]
+        event = AuditEvent(department, "token.created", Outcome.DONE, APPLICATION)
         while True:
             with suppress(Unavailable):  # another seed's storm holds the row where seals are counted
                 minting = await api.mint.token(caller, given(card), new_id("tok"), usage, cvc_check="unchecked")
+                row = AuditPen("api", MAC_KEYS).row(event, self.now())
+                token = await api.store.create_token(minting.new, None, held=False, render=_nothing, audit=row)
                 break
-        event = AuditEvent(department, "token.created", Outcome.DONE, APPLICATION)
-        row = AuditPen("api", MAC_KEYS).row(event, self.now())
-        token = await api.store.create_token(minting.new, None, held=False, render=_nothing, audit=row)
         assert isinstance(token, Token), "a request without a key meets no other"
         self.cards[token.token_id] = card
         return token.token_id

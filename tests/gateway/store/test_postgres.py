@@ -159,7 +159,8 @@ async def test_a_token_being_stored_keeps_its_fingerprint(
             await asyncio.sleep(0.01)
         await storing.execute(
             "INSERT INTO gateway.tokens SELECT department_id, 'tok_second', application_id, kind, usage, 'active',"
-            " 'visa', '4242', $1, cvc_check, created_at, expires_at, '' FROM gateway.tokens LIMIT 1",
+            " 'visa', '4242', $1, cvc_check, created_at, expires_at, '' FROM gateway.tokens"
+            " WHERE department_id = 'parks' LIMIT 1",
             old.token.fingerprint_id,
         )
         await transaction.commit()
