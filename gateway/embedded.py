@@ -45,6 +45,7 @@ SYSTEM_USER = "gateway-postgres"  # whom the server runs as when root starts it:
 
 START_TIMEOUT_S = 900  # recovery replays the log since the last checkpoint: minutes, on a slow disk
 POLL_S = 0.02
+ORPHANS_S = 30  # an initdb whose launcher was killed ends by itself, after what it is at
 SOCKET_PATH_BYTES_MAX = 107  # unix(7): 108, the closing zero included
 
 Ladder = tuple[tuple[int, float], ...]  # signals, each with the seconds until the next one
@@ -248,7 +249,7 @@ class EmbeddedPostgres:
     async def _build(self, binaries: Path, account: pwd.struct_passwd, prefix: Sequence[str]) -> None:
         """Creates the data directory and the database beside their place, then moves them there at once."""
         for unfinished in self._root.glob("initdb-*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+            await _remove(unfinished)
         build = tempfile.mkdtemp(prefix="initdb-", dir=self._root)
         os.chown(build, account.pw_uid, account.pw_gid)
         await _run([*prefix, str(binaries / "initdb"), f"--pgdata={build}", *INITDB_OPTIONS])
@@ -387,6 +388,16 @@ async def _run(command: Sequence[str], text: str = "") -> None:
     if process.returncode != 0:
         reason = "; ".join(complaint.decode(errors="replace").splitlines())
         raise EmbeddedError(f"Repair what keeps `{' '.join(command)}` from working: {reason}")
+
+
+async def _remove(folder: Path) -> None:
+    """Removes what a killed start left; its initdb may live some moments longer and write on meanwhile."""
+    for _ in range(round(ORPHANS_S / POLL_S)):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():  # noqa: ASYNC240 - as quick as any system call
+            return
+        await asyncio.sleep(POLL_S)
+    raise EmbeddedError(f"Remove {folder}: it is left of a start that was broken off, and something keeps it")
 
 
 async def _end(send: Callable[[int], None], has_ended: Callable[[], bool], ladder: Ladder) -> None:
