@@ -1,6 +1,6 @@
 """Every setting, typed, with unit and range. `keys.settings` reads the file and refuses what is doubtful."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -18,9 +18,34 @@ class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cert: AbsolutePath
     key: AbsolutePath
     client_ca: AbsolutePath | None = None
+    client_crl: AbsolutePath | None = None
+    """Revocation lists of `client_ca`, PEM, read again when they change; out of date, no certificate is taken."""
     host: Host = "127.0.0.1"
     port: Port = 8443
     connections_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+
+
+class AdminSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[admin]`: the site of the city's staff."""
+
+    cert: AbsolutePath
+    key: AbsolutePath
+    host: Host = "127.0.0.1"
+    port: Port = 8444
+    connections_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
+    breached_passwords: AbsolutePath | None = None
+    """Passwords that are known to be guessed, one a line, or their SHA-1 in hex; beside the list that comes along."""
+
+
+class OidcSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[oidc]`: staff may sign in at the city's own provider. The secret is in `<keys.secrets>/admin/oidc.secret`."""
+
+    issuer: Annotated[str, msgspec.Meta(pattern=r"^https?://[^?#@\s]+\Z")]
+    client_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    redirect: Annotated[str, msgspec.Meta(pattern=r"^https://[^?#@\s]+/oidc/return\Z")]
+    ca: AbsolutePath | None = None
+    amr: tuple[str, ...] = ("mfa",)
+    """One of these must be among the methods by which the provider says that it knew the person (RFC 8176)."""
 
 
 class ProcessorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +86,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     database: DatabaseSection
     api: ApiSection
     processor: ProcessorSection
+    profile: Literal["demo", "production"] = "production"
+    """`demo` takes an API key alone, development certificates, the stub and the published test numbers."""
+    admin: AdminSection | None = None
+    oidc: OidcSection | None = None
     stub: StubSection | None = None
     metrics: MetricsSection = MetricsSection()
     city: CitySection = CitySection()

@@ -9,6 +9,13 @@
     |- ServiceUnknown          a service code that the department did not register
     |- NotIdentified           no key, or not a valid one
     |- WrongCertificate        a certificate of another application
+    |- CertificateRefused      revoked, denied, or of no use for an application
+    |- NotPermitted            known, and not allowed to do this
+    |- TooManyRequests         over the quota
+    |- FieldNotTaken           a personal field that the department has no reason to send
+    |- GrantRefused            an account or a grant that nobody may have
+    |- SignInRefused           name, password or code is wrong, or the account locked or ended
+    |- PasswordRefused         too short, known to be guessed, used before
     |- NotFound                no such object in this department
     |- TokenUnusable           spent or expired
     |- TokenInUse              a charge of it is unresolved
@@ -84,6 +91,42 @@ class WrongCertificate(GatewayError):
     """The client certificate is not that of the API key's application."""
 
     default = "The client certificate belongs to another application than the API key."
+
+
+class CertificateRefused(GatewayError):
+    """The client certificate is revoked or denied, or nobody can tell whether it is."""
+
+    default = "The client certificate is revoked, or it cannot be told whether it is. Ask the gateway's operators."
+
+
+class NotPermitted(GatewayError):
+    """Known, and not allowed to do this."""
+
+    default = "This is not granted to you. Nothing was done."
+
+
+class TooManyRequests(GatewayError):
+    """More than this application may ask in a second."""
+
+    default = "More requests than this application may send; slow down and try again."
+
+
+class FieldNotTaken(GatewayError):
+    """A personal field that is not in the department's contract."""
+
+
+class GrantRefused(GatewayError):
+    """An account or a grant that nobody may have."""
+
+
+class SignInRefused(GatewayError):
+    """One answer for whatever was wrong: name, password, code, a lock, an account that ended."""
+
+    default = "Name, password or code is wrong, or the account is locked. After six tries it locks for 30 minutes."
+
+
+class PasswordRefused(GatewayError):
+    """A new password that will not do."""
 
 
 class NotFound(GatewayError):

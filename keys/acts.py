@@ -26,7 +26,9 @@ from keys.files import make_private_directory, read_private, require_private_dir
 from keys.officers import CLOCK_TOLERANCE, Moment, Officer, OfficerKey, OfficerName, find_officer, is_same_person
 from keys.signing import open_note, text_of
 
-ActName = Literal["destroy", "compromise", "replace-root", "add-officer", "remove-officer", "forget-backup"]
+ActName = Literal[
+    "destroy", "compromise", "replace-root", "add-officer", "remove-officer", "forget-backup", "grant-staff"
+]
 """What takes two. A new act is a new word here."""
 
 LIFETIME = timedelta(minutes=15)

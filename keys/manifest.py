@@ -33,7 +33,9 @@ SIGNER = "gateway-keys"
 FORMAT: Literal[2] = 2
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
-Purpose = Literal["kek", "fingerprint", "hpke", "manifest-signing", "audit-mac", "audit-head", "api-digest"]
+Purpose = Literal[
+    "kek", "fingerprint", "hpke", "manifest-signing", "audit-mac", "audit-head", "api-digest", "staff-sealing"
+]
 
 KEYSTORE = "keystore"
 """The holder of a key that lies wrapped in the key store; any other holder is a process with a file of its own."""

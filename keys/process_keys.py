@@ -22,7 +22,9 @@ HOLDERS: tuple[tuple[str, Purpose], ...] = (
     ("worker", "audit-mac"),
     ("reseal", "audit-mac"),
     ("keys", "audit-mac"),
+    ("owner", "audit-mac"),
     ("api", "api-digest"),
+    ("admin", "staff-sealing"),
     ("worker", "audit-head"),
 )
 """Who has which. MAC keys are one a process, so that none but the sealer could forge another's rows."""

@@ -156,7 +156,7 @@ RULES = (
 )
 
 REVEALING = {
-    "gateway/cli.py",
+    "gateway/cli/main.py",
     "gateway/processor/client.py",
     "gateway/rules/access.py",
     "gateway/rules/card.py",

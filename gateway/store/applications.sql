@@ -9,8 +9,10 @@ INSERT INTO gateway.services (department_id, service, name, gl_code, created_at)
 ON CONFLICT (department_id, service) DO NOTHING;
 
 -- name: add_application
-INSERT INTO gateway.applications (department_id, application_id, name, certificate_san, amount_minor_max, created_at)
-VALUES ($1, $2, $3, $4, $5, now());
+INSERT INTO gateway.applications (department_id, application_id, name, certificate_san, amount_minor_max, scopes,
+                                  requests_per_s_max, created_at)
+VALUES ($1, $2, $3, $4, $5, '{tokens:read,tokens:write,tokens:erase,charges:read,charges:write,charges:refund}', 100,
+        now());
 
 -- name: add_key
 INSERT INTO gateway.api_keys (department_id, key_id, application_id, digest_key, digest, created_at)

@@ -19,6 +19,10 @@ SLUGS: Mapping[type[Exception], str] = {
     errors.RefundTooLarge: "refund-too-large",
     errors.NotIdentified: "not-identified",
     errors.WrongCertificate: "wrong-certificate",
+    errors.CertificateRefused: "certificate-refused",
+    errors.NotPermitted: "not-permitted",
+    errors.TooManyRequests: "too-many-requests",
+    errors.FieldNotTaken: "field-not-taken",
     errors.NotFound: "not-found",
     errors.TokenUnusable: "token-unusable",
     errors.TokenInUse: "token-in-use",
@@ -35,7 +39,7 @@ SLUGS: Mapping[type[Exception], str] = {
 }
 
 RETRY_AFTER_S = "1"
-RETRIED = frozenset({"unavailable", "request-in-progress"})
+RETRIED = frozenset({"unavailable", "request-in-progress", "too-many-requests"})
 
 COMMIT_UNKNOWN = "It is not known whether this was done: repeat it with the same Idempotency-Key."
 KEYS_UNUSABLE = "The keys cannot be used now. Nothing was done; try again."

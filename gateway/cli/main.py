@@ -1,29 +1,25 @@
-"""The command line: each process, and what administrators do beside them."""
+"""The command line: each process, and the work beside them."""
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from gateway import log as logs
+from gateway.cli import applications
+from gateway.cli.options import OWNER, AsJson, ConfigFile, config_of
 from gateway.config import Config
 from gateway.errors import GatewayError, Unavailable
 from gateway.processor.stub import server as stub_server
 from gateway.rules import compare as comparison
 from gateway.rules import lifecycle
-from gateway.rules.access import new_api_key
-from gateway.rules.ids import new_id
 from gateway.rules.lifecycle import Progress
 from gateway.services.ports import CommitUnknown
 from gateway.services.reseal import Reseal
@@ -35,12 +31,9 @@ from keys.cli.pace import pace
 from keys.database import connection, driver_errors
 from keys.errors import DatabaseRefused, KeysError, SettingsRefused
 from keys.files import read_private_line
-from keys.process_keys import read_process_keys
 from keys.queries import load_queries
 from keys.roots import open_root
-from keys.settings import Department, load, settings_path
 
-OWNER = "owner"
 RESEAL_PAGE_ROWS = 100
 
 app = typer.Typer(
@@ -49,8 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-applications = typer.Typer(help="Applications of departments, and their API keys.", no_args_is_help=True)
-app.add_typer(applications, name="app")
+app.add_typer(applications.commands, name="app")
 
 
 class Movement(msgspec.Struct, frozen=True):
@@ -67,19 +59,13 @@ class Listing(msgspec.Struct, frozen=True):
     data: list[Movement]
 
 
-ConfigFile = Annotated[
-    str | None, typer.Option("--config", help="The TOML file; else $GATEWAY_CONFIG, else the demo's.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
 @app.command()
 def api(config: ConfigFile = None) -> None:
     """Run the public API until it is told to stop.
 
     Example: gateway api --config /etc/gateway/gateway.toml
     """
-    settings = _config(config)
+    settings = config_of(config)
     asyncio.run(serve_api(settings, ask, logs.configure("api")))
 
 
@@ -91,7 +77,7 @@ def worker(config: ConfigFile = None) -> None:
 
     Example: gateway worker --config /etc/gateway/gateway.toml
     """
-    settings = _config(config)
+    settings = config_of(config)
     asyncio.run(serve_worker(settings, logs.configure("worker")))
 
 
@@ -101,7 +87,7 @@ def stub(config: ConfigFile = None) -> None:
 
     Example: gateway stub
     """
-    settings = _config(config)
+    settings = config_of(config)
     if settings.stub is None:
         raise SettingsRefused("the file has no [stub] section: the stub belongs to demos and tests")
     logs.configure("stub")
@@ -114,7 +100,7 @@ def migrate(config: ConfigFile = None) -> None:
 
     Example: gateway migrate
     """
-    steps = asyncio.run(_migrate(_config(config)))
+    steps = asyncio.run(_migrate(config_of(config)))
     typer.echo(f"{steps} migration{'' if steps == 1 else 's'} applied." if steps else "The schema is up to date.")
 
 
@@ -132,7 +118,7 @@ def reseal(
 
     Example: keys rotate-fingerprint && gateway reseal --rate 500
     """
-    settings = _config(config)
+    settings = config_of(config)
     logs.configure("reseal", sys.stderr)
     if dry_run:
         report = asyncio.run(_reseal_estimate(settings, page))
@@ -174,7 +160,7 @@ def compare(
 
     Example: gateway compare movements.json
     """
-    found = asyncio.run(_compare(_config(config), _listed(listing)))
+    found = asyncio.run(_compare(config_of(config), _listed(listing)))
     lines = [f"{difference.reference}: {difference.what}" for difference in found]
     told = [{"reference": difference.reference, "what": difference.what} for difference in found]
     tell(as_json, {"differences": told}, *(lines or ["Nothing differs."]))
@@ -191,39 +177,6 @@ def states() -> None:
     typer.echo(lifecycle.diagram())
 
 
-@applications.command("add")
-def app_add(
-    department: Annotated[str, typer.Argument(help="Its department: lower-case letters, digits, underscores.")],
-    name: Annotated[str, typer.Argument(help="What people call it.")],
-    amount_max: Annotated[int, typer.Option(help="The largest charge, in minor units.", min=1)] = 1_000_000,
-    certificate_san: Annotated[str | None, typer.Option(help="The URI in its client certificate.")] = None,
-    config: ConfigFile = None,
-) -> None:
-    """Register an application and print its API key, which is shown this once.
-
-    Example: gateway app add parks "Pool reservations" --amount-max 50000
-    """
-    added = asyncio.run(_app_add(_config(config), department, name, amount_max, certificate_san))
-    typer.echo(json.dumps(added))
-
-
-@applications.command("list")
-def app_list(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """List applications.
-
-    Example: gateway app list --json
-    """
-    rows = asyncio.run(_app_list(_config(config)))
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    table = Table("department", "application", "name", "largest charge", "live keys")
-    for row in rows:
-        limit = f"{Decimal(row['amount_minor_max']).scaleb(-2):,.2f}"
-        table.add_row(row["department_id"], row["application_id"], row["name"], limit, str(row["live_keys"]))
-    Console().print(table)
-
-
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 refused or failed, 2 wrong usage."""
     try:
@@ -231,12 +184,6 @@ def main() -> None:
     except (KeysError, GatewayError) as error:
         typer.echo(f"gateway: {error}", err=True)
         sys.exit(1)
-
-
-def _config(given: str | None) -> Config:
-    if not __debug__:
-        raise SettingsRefused("assertions guard this program: do not run it with python -O")
-    return load(settings_path(given), Config, os.environ)
 
 
 async def _stub(config: Config) -> None:
@@ -341,30 +288,3 @@ async def _compare(config: Config, theirs: list[comparison.Theirs]) -> list[comp
         rows = await connected.fetch(sql.all_movements)
     ours = [comparison.Ours(row["reference"], row["amount_minor"], Progress(row["progress"])) for row in rows]
     return comparison.compare(ours, theirs)
-
-
-async def _app_add(
-    config: Config, department: str, name: str, amount_minor_max: int, certificate_san: str | None
-) -> dict[str, str]:
-    try:
-        msgspec.convert(department, Department)
-    except msgspec.ValidationError:
-        raise SettingsRefused("a department is lower-case letters, digits and underscores, at most 31") from None
-    secrets = Path(config.keys.secrets)
-    key = new_api_key(read_process_keys(secrets, "api", "api-digest"))
-    application_id = new_id("app")
-    sql = load_queries("gateway.store", "applications.sql")
-    async with connection(config.database, OWNER, secrets) as connected, driver_errors(), connected.transaction():
-        await connected.execute(sql.add_department, department, department.title())
-        await connected.execute(
-            sql.add_application, department, application_id, name, certificate_san, amount_minor_max
-        )
-        await connected.execute(sql.add_key, department, key.key_id, application_id, key.digest_key, key.digest)
-    return {"department": department, "application": application_id, "api_key": key.secret.reveal()}
-
-
-async def _app_list(config: Config) -> list[dict[str, Any]]:
-    sql = load_queries("gateway.store", "applications.sql")
-    async with connection(config.database, OWNER, Path(config.keys.secrets)) as connected, driver_errors():
-        rows = await connected.fetch(sql.list_applications)
-    return [dict(row) | {"revoked_at": row["revoked_at"] and row["revoked_at"].isoformat()} for row in rows]

@@ -1,0 +1,1 @@
+"""The command line; see `gateway.cli.main`."""

@@ -1,0 +1,99 @@
+"""What staff may do: roles, the permissions that they carry, which of them nobody may hold together, and where.
+
+A permission is what a route of the admin site declares; a role is what people are granted. Whoever may do a thing may
+do it in the departments of their grant only; `*`, all departments, is a grant of its own.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import combinations
+
+from gateway.errors import GrantRefused, NotFound, NotPermitted
+
+EVERYWHERE = "*"
+USERNAME = re.compile(r"[a-z][a-z0-9.]{2,30}")
+
+
+class Role(StrEnum):
+    """What people are granted."""
+
+    FINANCE = "finance"
+    APPROVER = "approver"
+    RECORDS = "records"
+    AUDITOR = "auditor"
+
+
+class Permission(StrEnum):
+    """What a route of the admin site asks for."""
+
+    HOME = "home"
+    """Being signed in, and one's own account."""
+    REFUNDS_READ = "refunds:read"
+    REFUNDS_DECIDE = "refunds:decide"
+
+
+PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
+    Role.FINANCE: frozenset({Permission.HOME, Permission.REFUNDS_READ}),
+    Role.APPROVER: frozenset({Permission.HOME, Permission.REFUNDS_READ, Permission.REFUNDS_DECIDE}),
+    Role.RECORDS: frozenset({Permission.HOME}),
+    Role.AUDITOR: frozenset({Permission.HOME, Permission.REFUNDS_READ}),
+}
+
+TOXIC: frozenset[frozenset[Role]] = frozenset(
+    {
+        frozenset({Role.FINANCE, Role.APPROVER}),
+        *(frozenset({Role.AUDITOR, role}) for role in Role if role is not Role.AUDITOR),
+    }
+)
+"""Who makes does not approve; who looks whether all was right had no part in it."""
+
+SHARED_NAMES = frozenset(
+    "admin administrator approver auditor finance guest info office operator records root service staff support"
+    " system team test user".split()
+)
+"""Names of nobody in particular (PCI DSS 8.2.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staff:
+    """Somebody who is signed in, with what they are granted at this moment."""
+
+    staff_id: str
+    username: str
+    roles: frozenset[Role]
+    departments: frozenset[str]
+
+    def require(self, permission: Permission) -> None:
+        """Raises `NotPermitted` unless one of the roles carries it."""
+        if not any(permission in PERMISSIONS[role] for role in self.roles):
+            raise NotPermitted
+
+    def require_department(self, department: str) -> None:
+        """Raises `NotFound`, as for a department that is none."""
+        if EVERYWHERE not in self.departments and department not in self.departments:
+            raise NotFound
+
+    def among(self, departments: Collection[str]) -> frozenset[str]:
+        """Those of them that this grant reaches."""
+        return frozenset(departments) if EVERYWHERE in self.departments else self.departments & frozenset(departments)
+
+
+def require_grantable(username: str, person: str, roles: Collection[Role], departments: Collection[str]) -> None:
+    """Raises `GrantRefused` for an account that nobody may have."""
+    if not USERNAME.fullmatch(username):
+        raise GrantRefused("a username has 3 to 31 of a-z, 0-9 and `.`, and begins with a letter: try `a.chen`")
+    if username in SHARED_NAMES:
+        raise GrantRefused("an account is one person's: name it after the person, not after an office")
+    if not person.strip() or not person.isprintable():
+        raise GrantRefused("name the person: their personnel number, which no other account carries")
+    if not roles:
+        raise GrantRefused(f"grant at least one role: {', '.join(Role)}")
+    if not departments:
+        raise GrantRefused("name the departments; all of them, also those to come, is `--all-departments`")
+    if EVERYWHERE in departments and len(departments) > 1:
+        raise GrantRefused("either all departments or some by name")
+    for pair in map(frozenset, combinations(roles, 2)):
+        if pair in TOXIC:
+            raise GrantRefused(f"nobody is {' and '.join(sorted(pair))} at once: grant one of them to somebody else")
