@@ -50,8 +50,26 @@ TOXIC: frozenset[frozenset[Role]] = frozenset(
 """Who makes does not approve; who looks whether all was right had no part in it."""
 
 SHARED_NAMES = frozenset(
-    "admin administrator approver auditor finance guest info office operator records root service staff support"
-    " system team test user".split()
+    [
+        "admin",
+        "administrator",
+        "approver",
+        "auditor",
+        "finance",
+        "guest",
+        "info",
+        "office",
+        "operator",
+        "records",
+        "root",
+        "service",
+        "staff",
+        "support",
+        "system",
+        "team",
+        "test",
+        "user",
+    ]
 )
 """Names of nobody in particular (PCI DSS 8.2.2)."""
 
