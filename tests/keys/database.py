@@ -48,7 +48,10 @@ async def postgres() -> AsyncIterator[Postgres]:
         for department in DEPARTMENTS:
             await owner.execute("INSERT INTO gateway.departments VALUES ($1, $1, now())", department)
             await owner.execute(
-                "INSERT INTO gateway.applications VALUES ($1, $2, $2, NULL, 1, now())", department, APPLICATION
+                "INSERT INTO gateway.applications (department_id, application_id, name, amount_minor_max, scopes,"
+                " requests_per_s_max, created_at) VALUES ($1, $2, $2, 1000000, '{}', 100, now())",
+                department,
+                APPLICATION,
             )
         await owner.close()
         yield postgres

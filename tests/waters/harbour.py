@@ -26,7 +26,10 @@ APPLICATION = "app"
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder in memory, where there is one
 SETTLE = (
     "INSERT INTO gateway.departments VALUES ($1, $1, now())",
-    "INSERT INTO gateway.applications VALUES ($1, 'app', 'app', NULL, 1000000, now())",
+    (
+        "INSERT INTO gateway.applications (department_id, application_id, name, amount_minor_max, scopes,"
+        " requests_per_s_max, created_at) VALUES ($1, 'app', 'app', 1000000, '{}', 100, now())"
+    ),
 )
 WAITS = """
 SELECT department_id, bool_or(lease_until <= now()) AS waiting,

@@ -254,7 +254,10 @@ async def founded(postgres: Postgres, name: str, folder: Path) -> AsyncIterator[
         for department in DEPARTMENTS:
             await owner.execute("INSERT INTO gateway.departments VALUES ($1, $1, now())", department)
             await owner.execute(
-                "INSERT INTO gateway.applications VALUES ($1, $2, $2, NULL, 1000000, now())", department, APPLICATION
+                "INSERT INTO gateway.applications (department_id, application_id, name, amount_minor_max, scopes,"
+                " requests_per_s_max, created_at) VALUES ($1, $2, $2, 1000000, '{}', 100, now())",
+                department,
+                APPLICATION,
             )
         processes = ("api", "reseal", "worker")
         opened = [await Database.open(postgres.arguments(p) | {"database": name}, 10) for p in processes]

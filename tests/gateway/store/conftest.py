@@ -71,7 +71,10 @@ async def settle(owner: asyncpg.Connection, department: str) -> None:
     """A department with an application and a service."""
     await owner.execute("INSERT INTO gateway.departments VALUES ($1, $1, now())", department)
     await owner.execute(
-        "INSERT INTO gateway.applications VALUES ($1, $2, $2, NULL, 1000000, now())", department, APPLICATION
+        "INSERT INTO gateway.applications (department_id, application_id, name, amount_minor_max, scopes,"
+        " requests_per_s_max, created_at) VALUES ($1, $2, $2, 1000000, '{}', 100, now())",
+        department,
+        APPLICATION,
     )
     await owner.execute("INSERT INTO gateway.services VALUES ($1, $2, $2, '1', now())", department, SERVICE)
 

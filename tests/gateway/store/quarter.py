@@ -57,7 +57,10 @@ async def quarter_of(town: City, department: str) -> Quarter:
     """A new department of a town, with an application."""
     await town.owner.execute("INSERT INTO gateway.departments VALUES ($1, $1, now())", department)
     await town.owner.execute(
-        "INSERT INTO gateway.applications VALUES ($1, $2, $2, NULL, 1000000, now())", department, APPLICATION
+        "INSERT INTO gateway.applications (department_id, application_id, name, amount_minor_max, scopes,"
+        " requests_per_s_max, created_at) VALUES ($1, $2, $2, 1000000, '{}', 100, now())",
+        department,
+        APPLICATION,
     )
     shared = {field.name: getattr(town, field.name) for field in fields(town)}
     return Quarter(**shared | {"department": department})
