@@ -3,6 +3,7 @@
 Elliptic curve keys (P-256), a year at most. Production brings certificates of its own.
 """
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -44,7 +45,7 @@ class Authority:
             key = load_pem_private_key(key_path.read_bytes(), None)
             assert isinstance(key, ec.EllipticCurvePrivateKey), "internal error: we make no other keys"
             return cls(folder, x509.load_pem_x509_certificate(certificate_path.read_bytes()), key)
-        for stale in folder.glob("*.pem"):
+        for stale in (*folder.glob("*.pem"), *folder.glob("*.crl")):
             stale.unlink()
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Gateway demo authority")])
@@ -67,6 +68,28 @@ class Authority:
         """`<name>.pem` and `<name>.key` for a client known by this URI."""
         names = (x509.UniformResourceIdentifier(uri),)
         self._issue(name, names, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))
+
+    def revocations(self) -> None:
+        """`ca.crl`: nothing is revoked, unless a list is there already."""
+        if not (self.folder / "ca.crl").exists():
+            self.revoke()
+
+    def revoke(self, *serials: int) -> None:
+        """Replace `ca.crl` by a list of exactly these; it is valid as long as the authority."""
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now - BACKDATED)
+            .next_update(self.certificate.not_valid_after_utc)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .add_extension(x509.CRLNumber(time.time_ns()), critical=False)
+        )
+        for serial in serials:
+            gone = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - BACKDATED).build()
+            builder = builder.add_revoked_certificate(gone)
+        written = builder.sign(self.key, SHA256()).public_bytes(Encoding.PEM)
+        write_private(self.folder / "ca.crl", written, replace=True)
 
     def _issue(self, name: str, alternatives: tuple[x509.GeneralName, ...], purpose: x509.ExtendedKeyUsage) -> None:
         if _lasts(self.folder / f"{name}.pem"):

@@ -1,8 +1,9 @@
 """The demo: everything on one machine, from an empty folder to one real payment, and nothing left behind.
 
 `deploy/run` installs and then runs this. It lays out `$GATEWAY_HOME`, starts the embedded PostgreSQL, the
-processor's double and the api process, sends a payment through all of it, writes `demo.json`, and serves until
-it is told to stop. A part that dies is started again; when this process dies, however it dies, all parts do.
+processor's double and the processes api, worker and admin, sends a payment through all of it, writes `demo.json`, and
+serves until it is told to stop. A part that dies is started again; when this process dies, however it dies, all
+parts do.
 
     gateway.toml  demo.json  tls/  secrets/<process>/  root/  keystore/  postgres/  stub/  log/
 """
@@ -29,6 +30,7 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import asyncpg
 from certificates import Authority
+from people import Person, employ, people
 
 from gateway.embedded import EmbeddedError, EmbeddedPostgres
 from gateway.store import roles
@@ -42,7 +44,10 @@ BIN = Path(sys.prefix) / "bin"
 ENVIRONMENT = "demo"
 SERVICES = {"parks": ("pool", "Pool reservations", "101-2300"), "utilities": ("water", "Water bills", "515-4100")}
 AMOUNT_MINOR_MAX = 1_000_000_000
-PORTS = {"api": 8443, "processor": 8445, "processor_wire": 8446, "metrics": 9464}
+REFUND_MINOR_MAX = 100_000_000
+REQUESTS_PER_S_MAX = 100_000
+ANY_FIELD = ("*", "demo: any field")
+PORTS = {"api": 8443, "admin": 8444, "processor": 8445, "processor_wire": 8446, "metrics": 9464}
 READY_S = 60.0
 STOP_S = 25.0
 RESTART_PAUSE_S = 0.5
@@ -126,6 +131,11 @@ class Place:
         return f"https://127.0.0.1:{self.ports['api']}"
 
     @property
+    def admin(self) -> str:
+        """The site of the staff."""
+        return f"https://127.0.0.1:{self.ports['admin']}"
+
+    @property
     def processor(self) -> str:
         """The double's side for people and checks."""
         return f"https://127.0.0.1:{self.ports['processor']}"
@@ -150,11 +160,13 @@ class Demo:
         await self._step("PostgreSQL", self._database)
         await self._step("schema", lambda: self._command("gateway", "migrate"))
         await self._step("keys", self._keys)
-        await self._step("key officers", self._officers)
         await self._step("departments and applications", self._applications)
         await self._step("processor stub", lambda: self._serve("stub"))
         await self._step("api", lambda: self._serve("api"))
         await self._step("worker", lambda: self._serve("worker"))
+        await self._step("admin", lambda: self._serve("admin"))
+        # While those start.
+        await self._step("key officers and staff", self._staff)
         await self._step("ready", self._ready)
         await self._step("a payment through all of it", self._payment)
         self._write_demo_json()
@@ -189,8 +201,9 @@ class Demo:
 
     async def _certificates(self) -> None:
         authority = Authority.open(self.place.tls)
-        for name in ("api", "stub"):
+        for name in ("api", "admin", "stub"):
             authority.listener(name)
+        authority.revocations()
         for department in SERVICES:
             authority.application(department, application_uri(department))
 
@@ -246,7 +259,9 @@ class Demo:
                 "cert": str(tls / "api.pem"),
                 "key": str(tls / "api.key"),
                 "client_ca": str(tls / "ca.pem"),
+                "client_crl": str(tls / "ca.crl"),
             },
+            "admin": {"port": ports["admin"], "cert": str(tls / "admin.pem"), "key": str(tls / "admin.key")},
             "processor": {"url": f"https://127.0.0.1:{ports['processor_wire']}", "ca": str(tls / "ca.pem")},
             "stub": {
                 "port": ports["processor"],
@@ -259,7 +274,7 @@ class Demo:
         }
         if self._postgres is not None:
             sections["database"]["directory"] = str(home / "postgres" / "data")
-        lines = ["# Written by deploy/run at each start.", f'environment = "{ENVIRONMENT}"']
+        lines = ["# Written by deploy/run at each start.", f'environment = "{ENVIRONMENT}"', 'profile = "demo"']
         for section, values in sections.items():
             lines += [
                 "",
@@ -278,16 +293,6 @@ class Demo:
         await self._command("keys", "init")
         return "root, generation 1, fingerprint key"
 
-    async def _officers(self) -> str:
-        listed = json.loads(await self._command("keys", "officer", "list", "--json"))
-        known = {officer["name"] for officer in listed["officers"]}
-        for name in OFFICERS:
-            if name not in known:
-                key, passphrase = self.place.officer(name, "key"), self.place.officer(name, "passphrase")
-                arguments = ("--key", str(key), "--key-passphrase-file", str(passphrase), "--acknowledge")
-                await self._command("keys", "officer", "add", name, *arguments)
-        return ", ".join(OFFICERS)
-
     async def _applications(self) -> None:
         connection = await asyncpg.connect(self._owner_dsn())
         sql = load_queries("gateway.store", "applications.sql")
@@ -295,15 +300,30 @@ class Demo:
             for department, service in SERVICES.items():
                 await connection.execute(sql.add_department, department, department.title())
                 await connection.execute(sql.add_service, department, *service)
-                kept = self._api_key(department)
-                if not kept.exists():
-                    added = await self._command(
-                        *("gateway", "app", "add", department, f"{department} payment page"),
-                        *("--amount-max", str(AMOUNT_MINOR_MAX), "--certificate-san", application_uri(department)),
-                    )
-                    write_private(kept, json.loads(added)["api_key"].encode(), replace=False)
+                await connection.execute(sql.allow_field, department, *ANY_FIELD)
         finally:
             await connection.close()
+        await asyncio.gather(*map(self._application, SERVICES))
+
+    async def _application(self, department: str) -> None:
+        kept = self._api_key(department)
+        if kept.exists():
+            return
+        added = await self._command(
+            *("gateway", "app", "add", department, f"{department} payment page"),
+            *("--amount-max", str(AMOUNT_MINOR_MAX), "--refund-max", str(REFUND_MINOR_MAX)),
+            *("--requests-per-second", str(REQUESTS_PER_S_MAX), "--certificate-san", application_uri(department)),
+        )
+        write_private(kept, json.loads(added)["api_key"].encode(), replace=False)
+
+    async def _staff(self) -> str:
+        files = {name: (self.place.officer(name, "key"), self.place.officer(name, "passphrase")) for name in OFFICERS}
+        work = employ(self._home / "gateway.toml", self._people(), files)
+        # In a thread: the officers' keys take their passphrases' time, and PostgreSQL is watched meanwhile.
+        return await asyncio.to_thread(asyncio.run, work)
+
+    def _people(self) -> list[Person]:
+        return people(self.place.secret("demo", "staff"))
 
     async def _serve(self, name: str) -> None:
         child = Child(name, [str(BIN / "gateway"), name], self._home)
@@ -314,16 +334,11 @@ class Demo:
     async def _ready(self) -> None:
         deadline = time.monotonic() + READY_S
         async with aiohttp.ClientSession(connector=self._connector()) as session:
-            while True:
-                try:
-                    async with session.get(f"{self.place.api}/readyz") as response:
-                        if (await response.json()).get("status") == "ok":
-                            return
-                except (aiohttp.ClientError, OSError):
-                    pass
-                if time.monotonic() > deadline:
-                    raise StepFailed(f"the api is not ready; read {self._home / 'log' / 'api.log'}")
-                await asyncio.sleep(0.1)
+            for name, address in (("api", self.place.api), ("admin", self.place.admin)):
+                while not await _is_ready(session, address):
+                    if time.monotonic() > deadline:
+                        raise StepFailed(f"{name} is not ready; read {self._home / 'log' / f'{name}.log'}")
+                    await asyncio.sleep(0.1)
 
     async def _payment(self) -> str:
         key = self._api_key("parks").read_text()
@@ -355,11 +370,13 @@ class Demo:
         }
         content = {
             "api": place.api,
+            "admin": place.admin,
             "processor": place.processor,
             "metrics": f"http://127.0.0.1:{place.ports['metrics']}/metrics",
             "ca": str(tls / "ca.pem"),
             "database": self._owner_dsn(),
             "apps": apps,
+            "staff": {person.role: person.told() for person in self._people()},
             "officers": {
                 name: {
                     "key": str(place.officer(name, "key")),
@@ -405,6 +422,14 @@ class Demo:
 
     def _connector(self) -> aiohttp.TCPConnector:
         return aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(self.place.tls / "ca.pem")))
+
+
+async def _is_ready(session: aiohttp.ClientSession, address: str) -> bool:
+    try:
+        async with session.get(f"{address}/readyz") as response:
+            return bool((await response.json()).get("status") == "ok")
+    except (aiohttp.ClientError, OSError):
+        return False
 
 
 async def _insist(name: str, start: Callable[[], Awaitable[None]]) -> None:

@@ -16,6 +16,7 @@
     |- GrantRefused            an account or a grant that nobody may have
     |- SignInRefused           name, password or code is wrong, or the account locked or ended
     |- PasswordRefused         too short, known to be guessed, used before
+    |- PasswordMustChange      signed in with a password that somebody else has made
     |- NotFound                no such object in this department
     |- TokenUnusable           spent or expired
     |- TokenInUse              a charge of it is unresolved
@@ -26,6 +27,7 @@
     |- ChargeNotMade           declined or failed: there is nothing to act on
     |- NothingLeftToRefund     all of it is refunded, or about to be
     |- RefundTooLarge          more than is left of what was captured
+    |- AlreadyDecided          an approver has said of this refund what there was to say
     |- IdempotencyKeyInvalid   missing or malformed
     |- IdempotencyKeyReused    with another payload
     |- RequestInProgress       the first request with this key still runs
@@ -129,6 +131,12 @@ class PasswordRefused(GatewayError):
     """A new password that will not do."""
 
 
+class PasswordMustChange(GatewayError):
+    """Signed in with a password that somebody else has made: nothing else may be done with it."""
+
+    default = "Choose a password of your own first."
+
+
 class NotFound(GatewayError):
     """No such object in this department: unknown and foreign look the same."""
 
@@ -187,6 +195,12 @@ class RefundTooLarge(GatewayError):
     """More than what is left of what was captured."""
 
     default = "The refund is larger than what was captured, less refunds made or not decided yet."
+
+
+class AlreadyDecided(GatewayError):
+    """Nothing waits for an approver here, or not any more."""
+
+    default = "This refund waits for no approval: it was decided about, or never had to be."
 
 
 class IdempotencyKeyInvalid(GatewayError):

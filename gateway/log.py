@@ -28,6 +28,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "request_id": str,
     "application": str,
     "department": str,
+    "staff": str,
     "error": str,
     "frames": list,
     "reason": str,

@@ -1,12 +1,7 @@
 """The composition root: from settings to running parts. Nothing else constructs its own collaborators."""
 
 import asyncio
-import ctypes
-import resource
-import signal
-import socket
 import ssl
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,43 +13,42 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import SystemClock
 from gateway.config import ApiSection, Config, city_of
+from gateway.daemon import end, follow, forbid_dumps, listen, open_database, stop_signal
 from gateway.metrics import Metrics
 from gateway.processor.client import ProcessorClient, open_session
-from gateway.rules.access import Application
+from gateway.profile import in_production, require_profile
 from gateway.rules.card import Brands
 from gateway.rules.problems import of_status
 from gateway.services.callers import Callers
 from gateway.services.charges import Charges
-from gateway.services.keyring import LOOK_EVERY_S, Keyring
+from gateway.services.keyring import Keyring
 from gateway.services.mint import Mint
 from gateway.services.movements import Movements
 from gateway.services.points import Points, pass_by
+from gateway.services.ports import Clock
 from gateway.services.recovery import Recovery, Resender
 from gateway.services.refusals import Refusals
 from gateway.services.reseal import Reseal
 from gateway.services.sending import Sender
 from gateway.services.tokens import Tokens
 from gateway.services.vault import Vault
-from gateway.store.database import STATEMENT_TIMEOUT_S, Database
+from gateway.store.database import Database
 from gateway.store.ledger import Ledger
 from gateway.store.reseal import ResealStore
 from gateway.web import openapi
 from gateway.web.api import CALLER, Api
-from gateway.web.health import Health
+from gateway.web.certificates import RevocationFile
+from gateway.web.health import Check, Health
 from gateway.web.server import REQUEST_ID, ROUTE, Limits, SafeServer, tls_context
 from keys.audit import AuditPen
-from keys.database import connect_arguments, driver_errors
-from keys.errors import KeyRefused, SettingsRefused
+from keys.errors import KeyRefused
 from keys.files import read_private_line
 from keys.keystore import open_keystore
 from keys.process_keys import read_process_keys
 from keys.root import Ask, RootKey
 from keys.roots import open_root
-from keys.settings import DatabaseSection
 
-BACKLOG = 512
 METRICS_CONNECTIONS_MAX = 16
-PR_SET_DUMPABLE = 4
 RESEAL_CONNECTIONS = 3
 """One for the page, and one for what its keys ask meanwhile."""
 RESEAL_STATEMENT_TIMEOUT_S = 300.0
@@ -77,10 +71,11 @@ class Parts:
 async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger, at: Points = pass_by) -> None:
     """Run the api process until SIGTERM or SIGINT; raises `keys.errors.KeysError` when it must not start."""
     forbid_dumps()
+    require_profile(config, {"api.cert": config.api.cert, "api.client_ca": config.api.client_ca})
     sock = listen(config.api.host, config.api.port, "api.port")
     root = open_root(config.keys.root, ask)
     async with AsyncExitStack() as stack:
-        parts = await stack.enter_async_context(api_parts(config, root, at))
+        parts = await stack.enter_async_context(api_parts(config, root, log, at))
         await parts.keyring.look()
         await parts.callers.look()
         metrics = Metrics(
@@ -98,18 +93,28 @@ async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger, at: Poi
         )
         await server.start()
         stack.push_async_callback(server.stop)
-        following = asyncio.create_task(_follow(log, parts.keyring.look, parts.renew_own_keys, parts.callers.look))
+        callers, keyring = parts.callers, parts.keyring
+        looks = keyring.look, parts.renew_own_keys, callers.look, callers.note_use
+        following = asyncio.create_task(follow(log, *looks))
         resending = asyncio.create_task(parts.resender.run())
-        stack.push_async_callback(_end, following, resending)
+        stack.push_async_callback(end, following, resending)
         log.info("started", port=server.port)
         await stop_signal()
         log.info("stopping")
 
 
 @asynccontextmanager
-async def api_parts(config: Config, root: RootKey, at: Points = pass_by) -> AsyncIterator[Parts]:
+async def api_parts(
+    config: Config, root: RootKey, log: FilteringBoundLogger, at: Points = pass_by
+) -> AsyncIterator[Parts]:
     """The parts of the api process, wired; closed on leaving."""
-    secrets, clock, city, brands = Path(config.keys.secrets), SystemClock(), city_of(config), Brands.load()
+    secrets, clock, city, production = (
+        Path(config.keys.secrets),
+        SystemClock(),
+        city_of(config),
+        in_production(config),
+    )
+    brands = Brands.load(refuse_published=production)
     keystore = open_keystore(config.keys, config.database, config.environment)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(config.database, "api", secrets))
@@ -118,27 +123,30 @@ async def api_parts(config: Config, root: RootKey, at: Points = pass_by) -> Asyn
         keyring = Keyring(keystore, root, store, clock, pen, "api")
         vault = Vault(keyring, store, clock, brands)
         mint = Mint(vault, clock)
-        callers = Callers(store, read_process_keys(secrets, "api", "api-digest"), clock)
+        revocations = _revocations(config.api, clock, log)
+        digest_keys = read_process_keys(secrets, "api", "api-digest")
+        callers = Callers(store, digest_keys, clock, revocations, certificate_required=production)
 
         async def renew_own_keys() -> None:
             pen.renew(read_process_keys(secrets, "api", "audit-mac"))
             callers.renew(read_process_keys(secrets, "api", "api-digest"))
 
-        async def identify(authorization: str | None, sans: tuple[str, ...] | None) -> Application:
-            return (await callers.register()).identify(authorization, sans)
-
-        health = Health(
-            needed={"database": store.manifest_seen, "ring": keyring.ring, "audit": store.require_audit},
-            wished={"processor": processor.require_reachable},
-            clock=clock,
-        )
+        needed: dict[str, Check] = {
+            "database": store.manifest_seen,
+            "ring": keyring.ring,
+            "audit": store.require_audit,
+        }
+        wished: dict[str, Check] = {"processor": processor.require_reachable}
+        if revocations is not None:  # without it no certificate is taken: in production, nobody is served
+            (needed if production else wished)["revocation"] = revocations.require_usable
+        health = Health(needed, wished, clock)
         sender = Sender(store, vault, processor, pen, clock, at)
         api = Api(
             tokens=Tokens(store, vault, mint, processor, pen, clock, city),
             charges=Charges(store, vault, mint, sender, pen, clock, city, at),
             movements=Movements(store, sender, pen, clock, at),
             refusals=Refusals(store, pen, clock),
-            identify=identify,
+            identify=callers.identify,
             brands=brands,
             health=health,
             openapi=msgspec.json.encode(openapi.document()),
@@ -150,6 +158,7 @@ async def api_parts(config: Config, root: RootKey, at: Points = pass_by) -> Asyn
 async def serve_worker(config: Config, log: FilteringBoundLogger, at: Points = pass_by) -> None:
     """Run a worker until SIGTERM or SIGINT; raises `keys.errors.KeysError` when it must not start."""
     forbid_dumps()
+    require_profile(config, {})
     secrets = Path(config.keys.secrets)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(config.database, "worker", secrets))
@@ -160,8 +169,8 @@ async def serve_worker(config: Config, log: FilteringBoundLogger, at: Points = p
             pen.renew(read_process_keys(secrets, "worker", "audit-mac"))
 
         recovery = Recovery(Ledger(database), processor, pen, SystemClock(), at)
-        work = asyncio.create_task(_follow(log, renew_own_keys)), asyncio.create_task(recovery.run())
-        stack.push_async_callback(_end, *work)
+        work = asyncio.create_task(follow(log, renew_own_keys)), asyncio.create_task(recovery.run())
+        stack.push_async_callback(end, *work)
         log.info("started")
         await stop_signal()
         log.info("stopping")
@@ -185,26 +194,6 @@ async def reseal_parts(config: Config, root: RootKey, page_rows: int) -> AsyncIt
 
 
 @asynccontextmanager
-async def open_database(
-    settings: DatabaseSection,
-    process: str,
-    secrets: Path,
-    pool_max: int | None = None,
-    statement_timeout_s: float = STATEMENT_TIMEOUT_S,
-) -> AsyncIterator[Database]:
-    """The pool of one process, as large as the settings say unless its work says otherwise."""
-    connect = connect_arguments(settings, process, secrets)
-    async with driver_errors():
-        database = await Database.open(
-            connect, pool_max or settings.pool_max, statement_timeout_s=statement_timeout_s
-        )
-    try:
-        yield database
-    finally:
-        await database.close()
-
-
-@asynccontextmanager
 async def _processor(config: Config, process: str) -> AsyncIterator[ProcessorClient]:
     """The far side, with this process's own credential."""
     credential = read_private_line(Path(config.keys.secrets) / process / "processor.credential")
@@ -213,36 +202,10 @@ async def _processor(config: Config, process: str) -> AsyncIterator[ProcessorCli
         yield ProcessorClient(session, config.processor.url)
 
 
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    """Stop what runs for ever; what it was in the middle of is found by whoever looks next."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def forbid_dumps() -> None:
-    """No core file of this process, and no other process of its user may read its memory; root still may."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def listen(host: str, port: int, setting: str) -> socket.socket:
-    """A bound and listening socket; a busy port is one clear line (`SettingsRefused`)."""
-    try:
-        return socket.create_server((host, port), backlog=BACKLOG)
-    except OSError as error:
-        raise SettingsRefused(
-            f"{setting}: cannot listen on {host}:{port} ({error.strerror}); choose another"
-        ) from None
-
-
-async def stop_signal() -> None:
-    """Returns when the process is asked to stop."""
-    asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    await asked.wait()
+def _revocations(api: ApiSection, clock: Clock, log: FilteringBoundLogger) -> RevocationFile | None:
+    if api.client_ca is None or api.client_crl is None:
+        return None
+    return RevocationFile(Path(api.client_crl), Path(api.client_ca), clock, log)
 
 
 def _tls(api: ApiSection) -> ssl.SSLContext:
@@ -261,17 +224,6 @@ async def _start_metrics(stack: AsyncExitStack, metrics: Metrics, port: int, log
     )
     await server.start()
     stack.push_async_callback(server.stop)
-
-
-async def _follow(log: FilteringBoundLogger, *looks: Callable[[], Awaitable[object]]) -> None:
-    """Look again every second, so that no request has to."""
-    while True:
-        await asyncio.sleep(LOOK_EVERY_S)
-        for look in looks:
-            try:
-                await look()
-            except Exception as error:  # noqa: BLE001 - whatever it was, look again in a second
-                log.warning("look.failed", error=type(error).__name__)
 
 
 def _observer(log: FilteringBoundLogger, metrics: Metrics) -> Callable[[web.BaseRequest, int, float], None]:

@@ -23,6 +23,7 @@
     |- ActRefused               an act for two is not asked for and approved as it must be
     |- BackupRefused            a key backup was altered, or is not for this officer
     |- SettingsRefused          a value in the configuration is doubtful
+    |- UndeclaredCommand        a command does not say on whose behalf it acts
     `- DatabaseRefused          the database is unreachable, or set up so that it may lose data
 
 Messages name no secret and end, where a person can act, with what to do.
@@ -146,6 +147,10 @@ class BackupRefused(KeysError):
 
 class SettingsRefused(KeysError):
     """A configuration value is missing or doubtful; the message names it, its place and what is allowed."""
+
+
+class UndeclaredCommand(KeysError):
+    """A command of ours does not say on whose behalf it acts: a mistake of ours, before anything is done."""
 
 
 class DatabaseRefused(KeysError):

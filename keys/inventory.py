@@ -22,6 +22,7 @@ ALGORITHMS: Mapping[Purpose, str] = {
     "audit-mac": "HMAC-SHA-256",
     "audit-head": "Ed25519",
     "api-digest": "HMAC-SHA-256",
+    "staff-sealing": "AES-256-GCM",
 }
 STRENGTH_BITS: Mapping[str, int] = {"AES-256-GCM": 256, "HMAC-SHA-256": 256}
 CURVE25519_BITS = 128

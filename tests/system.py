@@ -1,6 +1,8 @@
 """The whole demo as tests see it: started by its own launcher, in a folder and on ports of its own."""
 
 import asyncio
+import base64
+import hmac
 import json
 import os
 import random
@@ -24,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 LAUNCHER = ROOT / "deploy" / "demo.py"
 BIN = Path(sys.prefix) / "bin"
 START_S = 120
-PORT_NAMES = ("API", "PROCESSOR", "PROCESSOR_WIRE", "METRICS")
+TOTP_STEP_S = 30
+PORT_NAMES = ("API", "ADMIN", "PROCESSOR", "PROCESSOR_WIRE", "METRICS")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class System:
         self.launcher: subprocess.Popen[bytes] | None = None
         self.demo: dict[str, Any] = {}
         self.recorded: list[bytes] = []
+        self.totp_steps: dict[str, int] = {}
 
     def start(self, *arguments: str) -> Self:
         """Run the launcher until `demo.json` is new."""
@@ -198,6 +202,72 @@ class Client:
                 return reply
             assert time.monotonic() < deadline, "nobody found out what the processor did"
             await asyncio.sleep(0.1)
+
+
+class Staff:
+    """One of the staff, speaking to the admin site as a script does. `who` is a role of the demo's, or factors."""
+
+    def __init__(self, system: System, who: str | dict[str, str]) -> None:
+        self._system = system
+        self._who = system.demo["staff"][who] if isinstance(who, str) else who
+        self._session: aiohttp.ClientSession | None = None
+        self.token = ""
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._system.tls, limit=0))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def sign_in(self, **other: str) -> Reply:
+        """With name, password and the next unused code, or what is given instead; a session that it opens is kept."""
+        body = {"username": self._who["username"], "password": self._who["password"]} | other
+        if "totp" not in other:
+            body["totp"] = await self.code()
+        reply = await self.call("POST", "/admin/v1/sessions", body)
+        if reply.status == 201:
+            self.token = reply.json["token"]
+        return reply
+
+    async def code(self) -> str:
+        """A code of a step that was not used yet; half a minute's wait where all that are good now have been."""
+        secret = self._who["totp_secret"]
+        now = int(time.time()) // TOTP_STEP_S
+        step = max(now - 1, self._system.totp_steps.get(secret, 0) + 1)
+        self._system.totp_steps[secret] = step
+        await asyncio.sleep(max(0.0, (step - 1) * TOTP_STEP_S - time.time()))
+        return totp(secret, step)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        raw: bytes | None = None,
+        media: str = "application/json",
+    ) -> Reply:
+        """One request in this session; raises what aiohttp raises."""
+        assert self._session is not None
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        if data is not None:
+            headers["Content-Type"] = media
+        async with self._session.request(
+            method, self._system.demo["admin"] + path, data=data, headers=headers, allow_redirects=False
+        ) as response:
+            reply = Reply(response.status, await response.read(), dict(response.headers))
+        self._system.recorded += [reply.body, repr(reply.headers).encode()]
+        return reply
+
+
+def totp(secret: str, step: int) -> str:
+    """The code of one step (RFC 6238 over RFC 4226), worked out apart from the product's own."""
+    digest = hmac.digest(base64.b32decode(secret), step.to_bytes(8, "big"), "sha1")
+    place = digest[-1] & 15
+    return f"{(int.from_bytes(digest[place : place + 4], 'big') & 0x7FFFFFFF) % 1_000_000:06}"
 
 
 class Stub:

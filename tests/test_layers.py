@@ -39,6 +39,10 @@ BREACHES = (
     ("store-opens-nothing", "gateway.store.database", "gateway.services.charges"),
     ("store-opens-nothing", "gateway.store.ledger", "gateway.services.sending"),
     ("web-holds-no-key", "gateway.web.bodies", "keys.keystore"),
+    ("layers", "gateway.wiring_admin", "gateway.wiring"),
+    ("admin-holds-no-card-key", "gateway.wiring_admin", "keys.keystore"),
+    ("admin-holds-no-card-key", "gateway.web.pages", "keys.ring"),
+    ("admin-holds-no-card-key", "gateway.services.approvals", "gateway.services.vault"),
     ("stub-is-the-far-side", "gateway.processor.stub.wire", "gateway.rules.card"),
     ("stub-is-the-far-side", "gateway.processor.stub.book", "keys.secret"),
 )

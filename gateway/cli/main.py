@@ -13,9 +13,11 @@ import msgspec
 import typer
 
 from gateway import log as logs
-from gateway.cli import applications
+from gateway.cli import access, applications, departments, staff
+from gateway.cli.actors import ACTORS
 from gateway.cli.options import OWNER, AsJson, ConfigFile, config_of
 from gateway.config import Config
+from gateway.daemon import forbid_dumps, stop_signal
 from gateway.errors import GatewayError, Unavailable
 from gateway.processor.stub import server as stub_server
 from gateway.rules import compare as comparison
@@ -25,7 +27,9 @@ from gateway.services.ports import CommitUnknown
 from gateway.services.reseal import Reseal
 from gateway.store.migrate import migrate as run_migrations
 from gateway.web import openapi as openapi_document
-from gateway.wiring import forbid_dumps, reseal_parts, serve_api, serve_worker, stop_signal
+from gateway.wiring import reseal_parts, serve_api, serve_worker
+from gateway.wiring_admin import serve_admin
+from keys.cli.actors import require_declared
 from keys.cli.bench import ask, tell
 from keys.cli.pace import pace
 from keys.database import connection, driver_errors
@@ -43,6 +47,9 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(applications.commands, name="app")
+app.add_typer(departments.commands, name="department")
+app.add_typer(staff.commands, name="staff")
+app.add_typer(access.commands, name="access")
 
 
 class Movement(msgspec.Struct, frozen=True):
@@ -82,12 +89,24 @@ def worker(config: ConfigFile = None) -> None:
 
 
 @app.command()
+def admin(config: ConfigFile = None) -> None:
+    """Run the site of the city's staff until it is told to stop. It holds no card key.
+
+    Example: gateway admin --config /etc/gateway/gateway.toml
+    """
+    settings = config_of(config)
+    asyncio.run(serve_admin(settings, logs.configure("admin")))
+
+
+@app.command()
 def stub(config: ConfigFile = None) -> None:
     """Run the processor's double, for demos and tests.
 
     Example: gateway stub
     """
     settings = config_of(config)
+    if settings.profile == "production":
+        raise SettingsRefused("profile is production: the stub belongs to demos and tests")
     if settings.stub is None:
         raise SettingsRefused("the file has no [stub] section: the stub belongs to demos and tests")
     logs.configure("stub")
@@ -180,6 +199,7 @@ def states() -> None:
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 refused or failed, 2 wrong usage."""
     try:
+        require_declared(app, ACTORS)
         app(prog_name="gateway")
     except (KeysError, GatewayError) as error:
         typer.echo(f"gateway: {error}", err=True)

@@ -68,21 +68,22 @@ class Card:
 
 
 class Brands:
-    """The table of issuer ranges, ready to be asked."""
+    """The table of issuer ranges, ready to be asked. Numbers in `refused` are no cards, whatever else is right."""
 
-    def __init__(self, by_prefix: Mapping[str, Brand]) -> None:
+    def __init__(self, by_prefix: Mapping[str, Brand], refused: frozenset[str] = frozenset()) -> None:
         self._by_prefix = by_prefix
+        self._refused = refused
         self._longest = max(map(len, by_prefix))
 
     @classmethod
-    def load(cls) -> "Brands":
-        """Read `brands.toml`."""
+    def load(cls, *, refuse_published: bool = False) -> "Brands":
+        """Read `brands.toml`. In production the published test numbers are refused."""
         table = tomllib.loads(files("gateway.rules").joinpath("brands.toml").read_text())
         by_prefix = {}
         for row in table["brand"]:
             brand = Brand(row["name"], frozenset(row["lengths"]), row["cvc_digits"])
             by_prefix.update(dict.fromkeys(_expand(row["prefixes"]), brand))
-        return cls(by_prefix)
+        return cls(by_prefix, frozenset(table["published"] if refuse_published else ()))
 
     def of(self, number: str) -> Brand | None:
         """The brand of a number, by its longest known prefix."""
@@ -103,6 +104,8 @@ class Brands:
             raise CardRefused("The card number has a wrong length for its brand.", ["/card/number"])
         if not _check_digit_holds(digits):
             raise CardRefused("The card number is mistyped: its check digit is wrong.", ["/card/number"])
+        if digits in self._refused:
+            raise CardRefused("The card number is a published test number, which no bank issues.", ["/card/number"])
         return brand
 
     def find(self, text: str) -> bool:

@@ -8,6 +8,10 @@ Each is sent to the processor under a reference of its own, and all of them live
                   |           |
                   `---------> in_review -> done | refused | failed
 
+A refund above its application's limit is held back before that: nothing is sent until an approver has released it.
+
+    (intent) -> awaiting_approval -> sending | failed
+
 *Unknown* is not failed: only what the processor says of the reference, or proof that it can never happen any more,
 ends it. `sending` is durable before the first byte leaves, and after a crash means what `unknown` means. What nobody
 can decide is `in_review`, and is still asked for. The last three are final: no edge leaves them.
@@ -35,6 +39,9 @@ from gateway.errors import (
 )
 
 Status = Literal["pending", "authorized", "succeeded", "declined", "failed", "voided", "in_review"]
+RefundStatus = Literal["pending", "succeeded", "failed", "awaiting_approval"]
+Verdict = Literal["approved", "rejected"]
+"""What an approver says of a refund, once."""
 
 
 class Kind(StrEnum):
@@ -50,6 +57,7 @@ class Kind(StrEnum):
 class Progress(StrEnum):
     """Where a movement stands."""
 
+    AWAITING = "awaiting_approval"
     SENDING = "sending"
     UNKNOWN = "unknown"
     IN_REVIEW = "in_review"
@@ -63,6 +71,8 @@ class Progress(StrEnum):
 class Event(StrEnum):
     """What can happen to a movement."""
 
+    RELEASE = "release"
+    REJECT = "reject"
     LOST = "lost"
     PARK = "park"
     DO = "do"
@@ -71,19 +81,29 @@ class Event(StrEnum):
 
 
 OPEN = (Progress.SENDING, Progress.UNKNOWN, Progress.IN_REVIEW)
-"""Not final: what the processor did is not known yet."""
+"""Under way: what the processor did is not known yet."""
 
-ENDS: Mapping[Event, Progress] = {
+UNDECIDED = (Progress.AWAITING, *OPEN)
+"""Not final."""
+
+SAID: Mapping[Event, Progress] = {
     Event.DO: Progress.DONE,
     Event.REFUSE: Progress.REFUSED,
     Event.FAIL: Progress.FAILED,
 }
+"""What ends a movement that is under way."""
+
+ENDS: Mapping[Event, Progress] = {**SAID, Event.REJECT: Progress.FAILED}
+
+VERDICTS: Mapping[Verdict, Event] = {"approved": Event.RELEASE, "rejected": Event.REJECT}
 
 EDGES: Mapping[tuple[Progress, Event], Progress] = {
+    (Progress.AWAITING, Event.RELEASE): Progress.SENDING,
+    (Progress.AWAITING, Event.REJECT): Progress.FAILED,
     (Progress.SENDING, Event.LOST): Progress.UNKNOWN,
     (Progress.SENDING, Event.PARK): Progress.IN_REVIEW,
     (Progress.UNKNOWN, Event.PARK): Progress.IN_REVIEW,
-    **{(progress, event): end for progress in OPEN for event, end in ENDS.items()},
+    **{(progress, event): end for progress in OPEN for event, end in SAID.items()},
 }
 
 
@@ -91,7 +111,7 @@ EDGES: Mapping[tuple[Progress, Event], Progress] = {
 class Meaning:
     """What a state means outside. A final one never changes again; refunds change nothing of it."""
 
-    status: Status
+    status: Status | RefundStatus
     final: bool
 
 
@@ -116,7 +136,8 @@ MEANINGS: Mapping[tuple[Kind, Progress], Meaning] = {
     (Kind.VOID, Progress.DONE): Meaning("voided", final=True),
     (Kind.VOID, Progress.REFUSED): _AUTHORIZED,
     (Kind.VOID, Progress.FAILED): _AUTHORIZED,
-    # Of a refund, which is an object of its own; it knows fewer states than a charge.
+    # Of a refund, which is an object of its own, and the only one that may have to wait.
+    (Kind.REFUND, Progress.AWAITING): Meaning("awaiting_approval", final=False),
     (Kind.REFUND, Progress.IN_REVIEW): Meaning("pending", final=False),
     (Kind.REFUND, Progress.DONE): Meaning("succeeded", final=True),
     (Kind.REFUND, Progress.REFUSED): Meaning("failed", final=True),
@@ -149,6 +170,9 @@ _NAMES: Mapping[Kind, tuple[str, str, str]] = {
 }
 
 AUDIT: Mapping[tuple[Kind, Event], str] = {
+    (Kind.REFUND, Event.RELEASE): "refund.released",
+    (Kind.REFUND, Event.REJECT): "refund.rejected",
+} | {
     (kind, event): f"{subject}.{word}"
     for kind, (subject, done, refused) in _NAMES.items()
     for event, word in {
@@ -159,7 +183,10 @@ AUDIT: Mapping[tuple[Kind, Event], str] = {
         Event.FAIL: "failed",
     }.items()
 }
-"""The audit event of each edge."""
+"""The audit event of each edge that a kind of movement has."""
+
+DECIDED: Mapping[Verdict, str] = {"approved": "refund.approved", "rejected": "refund.disapproved"}
+"""The audit event of an approver's word; what comes of it has its own, above."""
 
 REQUESTED: Mapping[Kind, str] = {kind: f"{kind}.requested" for kind in FOLLOWS}
 """The audit event with which a movement that opens no card begins."""
@@ -180,6 +207,13 @@ def after(progress: Progress, event: Event) -> Progress:
 def sources(event: Event) -> list[Progress]:
     """Where an event may happen: the WHERE of a compare-and-set."""
     return [progress for progress, possible in EDGES if possible is event]
+
+
+def where_to_begin(kind: Kind, amount_minor: int, approval_above_minor: int | None) -> Progress:
+    """Where a movement begins: a refund above the limit with an approver, all else on its way. None: no limit."""
+    if kind is Kind.REFUND and approval_above_minor is not None and amount_minor > approval_above_minor:
+        return Progress.AWAITING
+    return Progress.SENDING
 
 
 def require_may_begin(kind: Kind, status: Status) -> None:
@@ -230,10 +264,14 @@ def diagram() -> str:
     ]
     for kind in Kind:
         if kind is Kind.REFUND:
-            lines += ["  %% a refund", f"  [*] --> {kind}_sending: {REQUESTED[kind]}"]
+            lines.append("  %% a refund")
+            lines += [
+                f"  [*] --> {kind}_{first}: {REQUESTED[kind]}" for first in (Progress.SENDING, Progress.AWAITING)
+            ]
         lines += [
             f"  {kind}_{progress} --> {kind}_{following}: {AUDIT[kind, event]}"
             for (progress, event), following in EDGES.items()
+            if (kind, event) in AUDIT
         ]
     lines.append("  %% what each means outside")
     for (kind, progress), meaning in MEANINGS.items():

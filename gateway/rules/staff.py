@@ -5,15 +5,30 @@ do it in the departments of their grant only; `*`, all departments, is a grant o
 """
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import combinations
+from typing import Literal
 
 from gateway.errors import GrantRefused, NotFound, NotPermitted
 
 EVERYWHERE = "*"
 USERNAME = re.compile(r"[a-z][a-z0-9.]{2,30}")
+
+IDLE = timedelta(minutes=15)
+"""A session that nobody uses for so long has ended (PCI DSS 8.2.8)."""
+SESSION_MAX = timedelta(hours=8)
+"""One working day: a session ends then, however busy."""
+DORMANT = timedelta(days=90)
+"""An account that nobody signed in to for so long is of no use until it is granted again (PCI DSS 8.2.6)."""
+TRIES_MAX = 6
+LOCKED = timedelta(minutes=30)
+"""So many wrong tries, and the name is locked for so long; PCI DSS 8.3.4 allows ten."""
+EARLIER_KEPT = 3
+"""With the present one these are the four passwords that may not come again (PCI DSS 8.3.7)."""
 
 
 class Role(StrEnum):
@@ -82,6 +97,8 @@ class Staff:
     username: str
     roles: frozenset[Role]
     departments: frozenset[str]
+    session: bytes = field(default=b"", repr=False, compare=False)
+    """The digest of the session."""
 
     def require(self, permission: Permission) -> None:
         """Raises `NotPermitted` unless one of the roles carries it."""
@@ -96,6 +113,47 @@ class Staff:
     def among(self, departments: Collection[str]) -> frozenset[str]:
         """Those of them that this grant reaches."""
         return frozenset(departments) if EVERYWHERE in self.departments else self.departments & frozenset(departments)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as the database knows it."""
+
+    staff: Staff
+    must_change: bool
+    """Whether the password was made by somebody else."""
+    expires: datetime
+
+
+SessionKind = Literal["browser", "script"]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the factors of somebody are judged by; None where they sign in at the city's provider only."""
+
+    staff_id: str
+    usable: bool
+    """Neither disabled nor dormant."""
+    password_hash: str | None = field(repr=False)
+    earlier_hashes: tuple[str, ...] = field(repr=False)
+    totp_sealed: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That somebody has all factors: by which kept password, the code's step, and what to keep from now on."""
+
+    staff_id: str
+    judged: str = field(repr=False)
+    step: int
+    kept: str = field(repr=False)
+    sealed: bytes = field(repr=False)
+
+
+def canonical_name(given: str) -> str:
+    """One spelling for all ways to type a username: tries are counted by it, whether anybody has the name or not."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", given).casefold()).strip()
 
 
 def require_grantable(username: str, person: str, roles: Collection[Role], departments: Collection[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.rules.lifecycle import OPEN, Kind, Progress, Status
+from gateway.rules.lifecycle import OPEN, UNDECIDED, Kind, Progress, RefundStatus, Status
 from gateway.rules.problems import problem
 from gateway.services.ports import Answer, Charge, Declined, Movement, Token
 
@@ -74,7 +74,7 @@ class RefundObject(msgspec.Struct, frozen=True):
     department: str
     amount: int
     currency: str
-    status: Literal["pending", "succeeded", "failed", "awaiting_approval"]
+    status: RefundStatus
     processor_reference: str
     created: str
 
@@ -146,14 +146,14 @@ def refund_object(refund: Movement) -> RefundObject:
         department=refund.department,
         amount=refund.amount_minor,
         currency=refund.currency,
-        status=refund.status,  # type: ignore[arg-type] # of a refund the table has no other
+        status=refund.status,
         processor_reference=refund.reference,
         created=_time(refund.created_at),
     )
 
 
 def movement_answer(charge: Charge, movement: Movement) -> Answer:
-    """The answer to who asked for this movement, by where it stands: 202 as long as nobody knows."""
+    """The answer to who asked for this movement, by where it stands: 202 as long as nothing is final."""
     match movement.kind:
         case Kind.SALE | Kind.AUTHORIZATION:
             return _first_answer(charge, movement)
@@ -179,11 +179,14 @@ def _first_answer(charge: Charge, movement: Movement) -> Answer:
 
 
 def _later_answer(movement: Movement, status: int, shown: dict[str, Any], location: str) -> Answer:
-    if movement.progress in OPEN:
+    if movement.progress in UNDECIDED:
         return Answer(202, msgspec.json.encode(shown), location)
     if movement.progress is Progress.DONE:
         return Answer(status, msgspec.json.encode(shown))
     extra: dict[str, Any] = {shown["object"]: shown}
+    if movement.sends == 0:
+        detail = "An approver rejected it; nothing was given back. Use a new key."
+        return Answer(502, problem(f"{movement.kind}-failed", detail, (), **extra))
     if movement.decline_class is None or movement.decline_code is None:
         return Answer(502, problem(f"{movement.kind}-failed", "Nothing was changed. Use a new key.", (), **extra))
     extra["decline"] = {"class": movement.decline_class, "code": movement.decline_code}

@@ -11,6 +11,7 @@ from gateway.rules.idempotency import request_digest
 from gateway.rules.ids import new_id
 from gateway.rules.lifecycle import Kind, Progress
 from gateway.rules.money import require_amount, require_currency, require_fee
+from gateway.rules.personal import require_taken
 from gateway.services.idempotency import answer_again, require_same_card, require_same_request
 from gateway.services.intents import first_movement_id
 from gateway.services.mint import CardGiven, Mint, Minting
@@ -152,6 +153,8 @@ class Charges:
         return await self._store.charges(caller.department, reference, limit, starting_after)
 
     def _require_allowed(self, caller: Application, request: ChargeRequest) -> None:
+        require_taken(caller.department, caller.personal_fields, request.details)
+        caller.require_service(request.service)
         require_currency(request.currency)
         require_amount(request.amount_minor, caller.amount_minor_max)
         require_fee(request.fee_minor, request.amount_minor)

@@ -4,7 +4,7 @@ import hmac
 
 from gateway.errors import IdempotencyKeyReused, RequestInProgress
 from gateway.rules.card import Card
-from gateway.rules.lifecycle import OPEN
+from gateway.rules.lifecycle import UNDECIDED
 from gateway.services.answers import movement_answer
 from gateway.services.ports import Answer, ChargeStore, Claim, Claimed
 from gateway.services.vault import Vault
@@ -52,7 +52,7 @@ async def answer_again(
     charge, movement = await store.movement(department, movement_id)
     if movement.running:
         raise RequestInProgress
-    if movement.progress in OPEN:
+    if movement.progress in UNDECIDED:
         return movement_answer(charge, movement)
     # It ended between the two looks: its answer stands there by now, and is never rendered a second time.
     ended = await store.claimed(department, claim.route, claim.key)

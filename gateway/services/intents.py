@@ -1,6 +1,13 @@
 """What a new movement of a charge is, or why there is none: asked at the moment when nobody else can begin one."""
 
-from gateway.rules.lifecycle import Kind, Progress, amount_to_capture, amount_to_refund, require_may_begin
+from gateway.rules.lifecycle import (
+    Kind,
+    Progress,
+    amount_to_capture,
+    amount_to_refund,
+    require_may_begin,
+    where_to_begin,
+)
 from gateway.services.ports import Asked, Charge, Claim, Movement
 
 
@@ -12,27 +19,30 @@ def first_movement_id(charge_id: str) -> str:
 def movement_of(charge: Charge, asked: Asked, claim: Claim) -> Movement:
     """The movement that is asked for, of a charge that is held; raises what stands in its way."""
     require_may_begin(asked.kind, charge.status)
+    amount_minor = _amount(charge, asked)
+    progress = where_to_begin(asked.kind, amount_minor, asked.approval_above_minor)
+    sent = progress is Progress.SENDING
     return Movement(
         department=charge.department,
         movement_id=asked.movement_id,
         charge_id=charge.charge_id,
         kind=asked.kind,
-        amount_minor=_amount(charge, asked),
+        amount_minor=amount_minor,
         currency=charge.currency,
         reference=asked.reference,
         charge_reference=charge.processor_reference,
         application_id=asked.application_id,
         route=claim.route,
         idempotency_key=claim.key,
-        progress=Progress.SENDING,
+        progress=progress,
         with_cvc=False,
         not_after=asked.created_at,
         epoch=0,
-        sends=1,
+        sends=int(sent),
         decline_class=None,
         decline_code=None,
         created_at=asked.created_at,
-        running=True,
+        running=sent,
     )
 
 

@@ -20,7 +20,6 @@ from keys.ring import Ring
 from keys.root import RootKey
 
 FRESH_S = 2.0
-LOOK_EVERY_S = 1.0
 LOOK_TIMEOUT_S = 2.0
 """How long a request waits for a look, so that requests do not queue behind one that hangs."""
 

@@ -1,4 +1,7 @@
-"""Captures, voids and refunds: what is asked of a charge that stands. Committed, sent and answered as a charge is."""
+"""Captures, voids and refunds: what is asked of a charge that stands. Committed, sent and answered as a charge is.
+
+A refund above its application's limit is committed and answered, and not sent: an approver decides (`approvals`).
+"""
 
 from dataclasses import dataclass
 
@@ -7,6 +10,7 @@ from gateway.rules.access import Application
 from gateway.rules.idempotency import request_digest
 from gateway.rules.ids import new_id
 from gateway.rules.lifecycle import REQUESTED, Kind
+from gateway.services.answers import movement_answer
 from gateway.services.idempotency import answer_again, require_same_request
 from gateway.services.points import Point, Points
 from gateway.services.ports import Answer, Asked, ChargeStore, Claim, Claimed, Clock, Movement
@@ -69,6 +73,7 @@ class Movements:
             movement_id=new_id(PREFIXES.get(kind, "mv")),
             reference=new_id("pr"),
             created_at=self._clock.now(),
+            approval_above_minor=caller.refund_minor_max,
         )
         digest = request_digest(request.charge_id, request.amount_minor)
         claim = Claim(ROUTES[kind], key, digest, None, asked.movement_id)
@@ -78,6 +83,8 @@ class Movements:
             until_s = self._clock.monotonic() + HELD_S_MAX
             begun = await self._store.begin_movement(asked, claim, self._row(asked, request))
             if not isinstance(begun, Claimed):
+                if not begun.movement.running:  # it waits, or was decided while we asked whether it was committed
+                    return movement_answer(begun.charge, begun.movement)
                 return await self._sender.send(begun, None, request.request_id, until_s)
             earlier = begun
         require_same_request(claim, earlier)

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Protocol
 
 from gateway.rules.card import Card
-from gateway.rules.lifecycle import MEANINGS, Event, Kind, Progress, Status
+from gateway.rules.lifecycle import MEANINGS, Event, Kind, Progress, RefundStatus, Status
 from gateway.rules.recovery import Offers
 from keys.audit import AuditRow
 from keys.ring import WrappedDek
@@ -134,9 +134,9 @@ class Movement:
     """Whether its first request may still be at work."""
 
     @property
-    def status(self) -> Status:
+    def status(self) -> RefundStatus:
         """Its public status, if it is a refund."""
-        return MEANINGS[self.kind, self.progress].status
+        return MEANINGS[self.kind, self.progress].status  # type: ignore[return-value] # of a refund there is no other
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class Charge:
     @property
     def status(self) -> Status:
         """Its public status."""
-        return MEANINGS[self.kind, self.progress].status
+        return MEANINGS[self.kind, self.progress].status  # type: ignore[return-value] # of a charge there is no other
 
     @property
     def left_minor(self) -> int:
@@ -197,6 +197,8 @@ class Asked:
     movement_id: str
     reference: str
     created_at: datetime
+    approval_above_minor: int | None = None
+    """A larger refund waits for an approver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,14 +374,7 @@ class TokenStore(Protocol):
 class MovementStore(Protocol):
     """Where the outcome of a movement is written down."""
 
-    async def finish(
-        self,
-        movement: Movement,
-        event: Event,
-        said: Said,
-        render: Callable[[Charge, Movement], Answer],
-        audit: AuditRow,
-    ) -> Finished:
+    async def finish(self, movement: Movement, event: Event, said: Said, render: Render, audit: AuditRow) -> Finished:
         """Move it by compare-and-set on its epoch and progress, with journal, charge, token, final answer and audit.
 
         Where that moves nothing, nothing is written, and what is true is given: the stored answer, if there is one.
@@ -424,6 +419,11 @@ class ChargeStore(MovementStore, Protocol):
 
     async def take_marked(self, department: str, audit: Callable[[Movement], AuditRow]) -> Resend | None:
         """Take one movement that is marked to be sent again, under a new epoch, with the audit row of the opening."""
+
+    async def take_decided(
+        self, department: str, render: Render, audit: Callable[[Movement, Event], AuditRow]
+    ) -> Begun | Finished | None:
+        """Do what an approver said of one refund that waited: it has `Begun`, to be sent now, or has `Finished`."""
 
 
 class RecoveryStore(MovementStore, Protocol):

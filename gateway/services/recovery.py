@@ -2,7 +2,8 @@
 
 The worker takes them by lease, asks the processor, and does what `rules.recovery` says about those that the
 processor does not know. It holds no card key, so it never sends: what is to be sent again it marks, and an api
-process (`Resender`) takes that, opens the card under a new audit row, and sends the same bytes.
+process (`Resender`) takes that, opens the card under a new audit row, and sends the same bytes. Nor does the admin
+process send: what its approvers have released is taken by the `Resender`, too.
 
 Any number of both may run. A lease keeps them apart, which saves work; what keeps money right is the epoch, without
 which nothing is written, and the one reference of each movement.
@@ -22,6 +23,7 @@ from gateway.services.points import Point, Points
 from gateway.services.ports import (
     Absent,
     Approved,
+    Begun,
     Cancellation,
     Case,
     ChargeStore,
@@ -142,7 +144,10 @@ class Recovery:
 
 
 class Resender:
-    """Sends again what a worker has marked. Belongs to the api process, which alone opens cards."""
+    """Sends again what a worker has marked, and for the first time what an approver has released.
+
+    Belongs to the api process, which alone opens cards.
+    """
 
     def __init__(self, store: ChargeStore, sender: Sender, pen: AuditPen, clock: Clock, at: Points) -> None:
         self._store = store
@@ -156,14 +161,14 @@ class Resender:
         await _for_ever(self.turn)
 
     async def turn(self) -> int:
-        """Send what is marked, in every department; gives how many there were."""
-        sent = 0
+        """Send what is marked, and do what was decided, in every department; gives how many there were."""
+        taken = 0
         for department in await self._store.departments():
-            while await self._send_one(department):
-                sent += 1
-        return sent
+            while await self._send_again(department) or await self._obey(department):
+                taken += 1
+        return taken
 
-    async def _send_one(self, department: str) -> bool:
+    async def _send_again(self, department: str) -> bool:
         taken_s = self._clock.monotonic()
         resend = await self._store.take_marked(department, self._row)
         if resend is None:
@@ -173,6 +178,17 @@ class Resender:
         until_s = taken_s + min(resend.left_s, HELD_S_MAX)
         await self._sender.send(resend.begun, None, "", until_s)
         return True
+
+    async def _obey(self, department: str) -> bool:
+        """Do what an approver said of one refund; who dies with it leaves a movement like any other."""
+        until_s = self._clock.monotonic() + HELD_S_MAX
+        taken = await self._store.take_decided(department, movement_answer, self._decided)
+        if isinstance(taken, Begun):
+            await self._sender.send(taken, None, "", until_s)
+        return taken is not None
+
+    def _decided(self, movement: Movement, event: Event) -> AuditRow:
+        return audit_row(self._pen, self._clock, movement, AUDIT[movement.kind, event], outcome_of(event))
 
     def _row(self, movement: Movement) -> AuditRow:
         event = REQUESTED.get(movement.kind, "card.opened")

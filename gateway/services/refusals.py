@@ -1,10 +1,20 @@
-"""Refusals that an auditor wants to see: of identity, and of ids that are unknown or another department's."""
+"""Refusals that an auditor wants to see: of identity, of permission, and of ids that are unknown or another's.
 
-from typing import Protocol
+Who is refused over and over fills no disk: of each kind and actor a minute has so many rows, and the next one says
+how many were left out. The refusals themselves are answered all the same.
+"""
 
-from gateway.rules.access import Application
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from gateway.rules.access import Application, Scope
+from gateway.rules.staff import Staff
 from gateway.services.ports import Clock
 from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
+
+ROWS_A_MINUTE = 60
+MINUTE_S = 60.0
+UNKNOWN = "unknown"
 
 
 class AuditStore(Protocol):
@@ -14,6 +24,15 @@ class AuditStore(Protocol):
         """Write one row."""
 
 
+@dataclass(slots=True)
+class _Minute:
+    """The refusals of one kind and actor since a moment."""
+
+    began_s: float
+    written: int = 0
+    suppressed: int = 0
+
+
 class Refusals:
     """Writes down who was refused."""
 
@@ -21,17 +40,40 @@ class Refusals:
         self._store = store
         self._pen = pen
         self._clock = clock
+        self._minutes: dict[tuple[str, str, str], _Minute] = {}
 
     async def identity(self, reason: str, request_id: str) -> None:
-        """Credentials that are nobody's, or a certificate that is another's."""
-        await self._write(AuditEvent(CITY, "identity.refused", Outcome.REFUSED, "unknown", "", reason, request_id))
+        """Credentials that are nobody's, or a certificate that is another's or of no use."""
+        await self._write(CITY, "identity.refused", UNKNOWN, reason, request_id)
+
+    async def permission(self, caller: Application, scope: Scope, request_id: str) -> None:
+        """A route for which the caller lacks the scope."""
+        await self._write(caller.department, "permission.refused", caller.application_id, scope, request_id)
 
     async def unknown_id(self, caller: Application, request_id: str) -> None:
         """An id that the department does not have. Whether another one has it is not looked up."""
-        event = AuditEvent(
-            caller.department, "id.refused", Outcome.REFUSED, caller.application_id, "", "", request_id
-        )
-        await self._write(event)
+        await self._write(caller.department, "id.refused", caller.application_id, "", request_id)
 
-    async def _write(self, event: AuditEvent) -> None:
-        await self._store.record(self._pen.row(event, self._clock.now()))
+    async def staff(
+        self, what: Literal["identity", "permission", "id"], staff: Staff | None, request_id: str
+    ) -> None:
+        """Somebody at the admin site: a session that is none, a thing not granted, an id not within their reach."""
+        await self._write(CITY, f"{what}.refused", staff.staff_id if staff else UNKNOWN, "", request_id)
+
+    async def _write(self, department: str, event: str, actor: str, reason: str, request_id: str) -> None:
+        now_s, kind = self._clock.monotonic(), (department, event, actor)
+        minute = self._minutes.setdefault(kind, _Minute(now_s))
+        if now_s - minute.began_s >= MINUTE_S:
+            minute.began_s, minute.written = now_s, 0
+        if minute.written >= ROWS_A_MINUTE:
+            minute.suppressed += 1
+            return
+        minute.written += 1
+        left_out, minute.suppressed = minute.suppressed, 0
+        subject = f"suppressed:{left_out}" if left_out else ""
+        told = AuditEvent(department, event, Outcome.REFUSED, actor, subject, reason, request_id)
+        try:
+            await self._store.record(self._pen.row(told, self._clock.now()))
+        except BaseException:
+            minute.suppressed += left_out
+            raise

@@ -123,7 +123,13 @@ def event_of(outcome: Outcome, movement: Movement) -> Event:
 
 def outcome_of(event: Event) -> AuditOutcome:
     """How an audit row calls it."""
-    return {Event.DO: AuditOutcome.DONE, Event.REFUSE: AuditOutcome.REFUSED}.get(event, AuditOutcome.FAILED)
+    match event:
+        case Event.DO | Event.RELEASE:
+            return AuditOutcome.DONE
+        case Event.REFUSE | Event.REJECT:
+            return AuditOutcome.REFUSED
+        case _:
+            return AuditOutcome.FAILED
 
 
 def audit_row(

@@ -12,6 +12,7 @@ from gateway.rules.access import Application
 from gateway.rules.card import require_valid
 from gateway.rules.idempotency import request_digest
 from gateway.rules.ids import new_id
+from gateway.rules.personal import require_taken
 from gateway.services.answers import token_answer, verification_declined
 from gateway.services.idempotency import require_same_card, require_same_request, stored_answer
 from gateway.services.mint import CardGiven, Mint
@@ -96,6 +97,7 @@ class Tokens:
             earlier = await self._store.claimed(caller.department, ROUTE, key)
             if earlier is not None:
                 return await self._repeat(run, earlier)
+        require_taken(caller.department, caller.personal_fields, given.details)
         require_valid(given.card, self._city, self._clock.now())
         if given.cvc is None:
             return await self._store_token(run, "unchecked", held=False)

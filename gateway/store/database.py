@@ -1,6 +1,7 @@
 """Transactions: one department each, durable when they return, and honest about a lost commit.
 
-Every transaction begins by naming its department, which row-level security compares with every row. A COMMIT is
+Every transaction begins by naming its department, which row-level security compares with every row; a look on behalf
+of staff names all those that they may see. A COMMIT is
 never cancelled: if the connection goes while it runs, nobody knows, and `CommitUnknown` says so; what only reads
 never commits, so it is never in that doubt. Nothing waits for ever on a server that fell silent. Driver errors may
 quote values, so only their SQLSTATE leaves this file.
@@ -8,7 +9,7 @@ quote values, so only their SQLSTATE leaves this file.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -109,24 +110,31 @@ class Database:
             Unavailable: the database cannot be reached, or refused in a way that no caller can mend.
             CommitUnknown: the connection was lost while committing.
         """
-        async with self._begun("BEGIN", department) as connection:
+        async with self._begun("BEGIN", "gateway.department", [department]) as connection:
             yield connection
             await _commit(connection)
 
     @asynccontextmanager
     async def reading(self, department: str) -> AsyncIterator[Connection]:
         """A look at what one department has: writes nothing, hence commits nothing. Raises `Unavailable`."""
-        async with self._begun("BEGIN READ ONLY", department) as connection:
+        async with self._begun("BEGIN READ ONLY", "gateway.department", [department]) as connection:
             yield connection
             await _rollback(connection)
 
     @asynccontextmanager
-    async def _begun(self, begin: str, department: str) -> AsyncIterator[Connection]:
+    async def reading_departments(self, departments: Collection[str]) -> AsyncIterator[Connection]:
+        """The same at what several have, for the admin process: with none, nothing is seen. Raises `Unavailable`."""
+        async with self._begun("BEGIN READ ONLY", "gateway.departments", departments) as connection:
+            yield connection
+            await _rollback(connection)
+
+    @asynccontextmanager
+    async def _begun(self, begin: str, setting: str, departments: Collection[str]) -> AsyncIterator[Connection]:
         async with self._connection() as connection:
-            # A literal, because SET takes no parameter and the literal form reaches every shard. The name comes
-            # from our own table, whose CHECK allows [a-z0-9_] only; assert it again where it is spliced.
-            assert DEPARTMENT.fullmatch(department), "internal error: not a department's name"
-            await connection.execute(f"{begin}; SET LOCAL gateway.department = '{department}'")
+            # A literal, because SET takes no parameter and the literal form reaches every shard. The names come
+            # from our own table, whose CHECK allows [a-z0-9_] only; assert it again where they are spliced.
+            assert all(map(DEPARTMENT.fullmatch, departments)), "internal error: not a department's name"
+            await connection.execute(f"{begin}; SET LOCAL {setting} = '{','.join(sorted(departments))}'")
             try:
                 yield connection
             except BaseException:

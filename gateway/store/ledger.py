@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.errors import NotFound, ServiceUnknown, TokenUnusable, Unavailable
 from gateway.rules.journal import entries
-from gateway.rules.lifecycle import ENDS, OPEN, Event, Kind, Progress, after, sources
+from gateway.rules.lifecycle import ENDS, UNDECIDED, VERDICTS, Event, Kind, Progress, after, sources
 from gateway.rules.recovery import FIRST_LOOK_S
 from gateway.services.intents import movement_of
 from gateway.services.ports import (
@@ -79,26 +79,32 @@ class Ledger(Store):
             await self._audit(connection, audit(begun.movement))
         return Resend(begun, row["left_s"])
 
+    async def take_decided(
+        self, department: str, render: Render, audit: Callable[[Movement, Event], AuditRow]
+    ) -> Begun | Finished | None:
+        """See `ports.ChargeStore`."""
+        async with self._database.transaction(department) as connection:
+            row = await connection.fetchrow(self._ledger.lock_decided, department)
+            if row is None:
+                return None
+            movement_id, event = row["movement_id"], VERDICTS[row["verdict"]]
+            _, movement = await self._both(connection, department, movement_id)
+            if event in ENDS:
+                return await self._finish(connection, movement, event, None, render, audit(movement, event))
+            becomes = after(movement.progress, event)
+            await connection.execute(self._ledger.release, department, movement_id, becomes, REQUEST_LIFE, LEASE)
+            await self._audit(connection, audit(movement, event))
+            return await self._begun(connection, department, movement_id, with_card=False)
+
     # -- what ends
 
     async def finish(self, movement: Movement, event: Event, said: Said, render: Render, audit: AuditRow) -> Finished:
         """See `ports.MovementStore`."""
-        department, movement_id = movement.department, movement.movement_id
         try:
-            async with self._database.transaction(department) as connection:
-                moved = await self._move(connection, movement, event, said)
-                if moved:
-                    await self._follow(connection, movement, event, said)
-                    await self._audit(connection, audit)
-                charge, now = await self._both(connection, department, movement_id)
-                answer = render(charge, now)
-                if moved and event in ENDS:
-                    await self._answer(connection, department, now.route, now.idempotency_key, answer)
-                elif not moved:
-                    answer = await self._stored(connection, now) or answer
+            async with self._database.transaction(movement.department) as connection:
+                return await self._finish(connection, movement, event, said, render, audit)
         except CommitUnknown:
             raise Unavailable from None
-        return Finished(charge, now, answer, moved)
 
     async def take(self, department: str, limit: int) -> Sequence[Case]:
         """See `ports.RecoveryStore`."""
@@ -147,8 +153,8 @@ class Ledger(Store):
         return [_charge(row) for row in rows]
 
     async def unresolved(self) -> dict[str, int]:
-        """How many movements of all departments stand in each place that is not final."""
-        counts = {progress.value: 0 for progress in OPEN}
+        """How many movements of all departments stand in each place that is not final; who waits is one of them."""
+        counts = {progress.value: 0 for progress in UNDECIDED}
         for department in await self.departments():
             async with self._database.reading(department) as connection:
                 for row in await connection.fetch(self._ledger.unresolved, department):
@@ -275,8 +281,25 @@ class Ledger(Store):
             movement.created_at,
             REQUEST_LIFE,
             LEASE,
+            movement.sends,
         )
         return replace(movement, not_after=not_after)
+
+    async def _finish(
+        self, connection: Connection, movement: Movement, event: Event, said: Said, render: Render, audit: AuditRow
+    ) -> Finished:
+        department, movement_id = movement.department, movement.movement_id
+        moved = await self._move(connection, movement, event, said)
+        if moved:
+            await self._follow(connection, movement, event, said)
+            await self._audit(connection, audit)
+        charge, now = await self._both(connection, department, movement_id)
+        answer = render(charge, now)
+        if moved and event in ENDS:
+            await self._answer(connection, department, now.route, now.idempotency_key, answer)
+        elif not moved:
+            answer = await self._stored(connection, now) or answer
+        return Finished(charge, now, answer, moved)
 
     async def _move(self, connection: Connection, movement: Movement, event: Event, said: Said) -> bool:
         declined = said if isinstance(said, Declined) else None

@@ -13,8 +13,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 -- The database's clock alone says how old a movement is, how long it is held, and until when it may be carried out.
 INSERT INTO gateway.movements (department_id, movement_id, charge_id, kind, amount_minor, currency, reference,
                                application_id, route, idempotency_key, progress, with_cvc, created_at,
-                               first_sent_at, not_after, lease_until)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now(), now() + $14, now() + $15)
+                               first_sent_at, not_after, lease_until, sends)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now(), now() + $14, now() + $15, $16)
 RETURNING not_after;
 
 -- name: charge
@@ -104,9 +104,21 @@ UPDATE gateway.movements m SET epoch = m.epoch + 1, sends = m.sends + 1, lease_u
 FROM marked WHERE m.department_id = $1 AND m.movement_id = marked.movement_id
 RETURNING m.movement_id, marked.left_s;
 
+-- name: lock_decided
+-- A refund that waited, and about which an approver has decided: that which waits longest, and nobody else holds.
+SELECT m.movement_id, a.verdict FROM gateway.movements m JOIN gateway.refund_approvals a USING (department_id, movement_id)
+WHERE m.department_id = $1 AND m.progress = 'awaiting_approval'
+ORDER BY m.created_at, m.movement_id LIMIT 1 FOR NO KEY UPDATE OF m SKIP LOCKED;
+
+-- name: release
+-- It begins anew, for who has locked it: all that counts from when a movement was committed counts from now.
+UPDATE gateway.movements SET progress = $3, epoch = epoch + 1, sends = sends + 1, first_sent_at = now(),
+                             not_after = now() + $4, lease_until = now() + $5
+WHERE department_id = $1 AND movement_id = $2;
+
 -- name: unresolved
 SELECT progress AS state, count(*) AS charges FROM gateway.movements
-WHERE department_id = $1 AND progress IN ('sending', 'unknown', 'in_review') GROUP BY progress;
+WHERE department_id = $1 AND progress IN ('awaiting_approval', 'sending', 'unknown', 'in_review') GROUP BY progress;
 
 -- name: all_movements
 -- Of every department, for a comparison with the processor's own list.

@@ -4,6 +4,7 @@ The mirror is the referee. A process may hold a ring that is up to two seconds o
 only if that key is active here at that moment.
 """
 
+from gateway.errors import Unavailable
 from gateway.services.ports import KeysMoved
 from gateway.store.database import Database
 from keys.audit import CITY, AuditRow
@@ -41,6 +42,12 @@ class Mirror:
         """See `ports.KeyStore`."""
         async with self._database.transaction(audit.event.department) as connection:
             await self._audit(connection, audit)
+
+    async def require_audit(self) -> None:
+        """Raises `Unavailable` when no audit row could be written."""
+        async with self._database.reading(CITY) as connection:
+            if not await connection.fetchval(self._mirror.may_audit):
+                raise Unavailable
 
     async def _audit(self, connection: Connection, audit: AuditRow) -> None:
         await connection.execute(self._mirror.insert_audit, *audit_values(audit))

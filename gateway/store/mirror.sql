@@ -5,6 +5,9 @@ INSERT INTO audit.events
   (department_id, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac_key, mac)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
+-- name: may_audit
+SELECT has_table_privilege('audit.events', 'INSERT');
+
 -- name: seen
 SELECT version, signing_key FROM gateway.key_manifest;
 

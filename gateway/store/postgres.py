@@ -4,11 +4,12 @@ Each method is one transaction. It sees sealed bytes, keyed values and what is c
 a name never reaches it.
 """
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 
-from gateway.errors import NotFound, TokenInUse, Unavailable
-from gateway.rules.access import Application, Credential
+from gateway.errors import NotFound, TokenInUse
+from gateway.rules.access import Application, Credential, Scope
 from gateway.services.ports import (
     Answer,
     CardIndex,
@@ -46,23 +47,41 @@ class Store(Mirror):
     async def credentials(self) -> dict[str, Credential]:
         """Every valid API key by its id, with the application that it belongs to."""
         async with self._database.reading(CITY) as connection:
+            contracts: dict[str, dict[str, str]] = defaultdict(dict)
+            for row in await connection.fetch(self._sql.personal_fields):
+                contracts[row["department_id"]][row["field"]] = row["reason"]
             rows = await connection.fetch(self._sql.applications)
         return {
             row["key_id"]: Credential(
                 row["digest_key"],
                 row["digest"],
                 Application(
-                    row["department_id"], row["application_id"], row["amount_minor_max"], row["certificate_san"]
+                    department=row["department_id"],
+                    application_id=row["application_id"],
+                    amount_minor_max=row["amount_minor_max"],
+                    certificate_san=row["certificate_san"],
+                    scopes=frozenset(map(Scope, row["scopes"])),
+                    services=None if row["services"] is None else frozenset(row["services"]),
+                    refund_minor_max=row["refund_minor_max"],
+                    requests_per_s_max=row["requests_per_s_max"],
+                    personal_fields=contracts[row["department_id"]],
                 ),
+                row["expires_at"],
             )
             for row in rows
         }
 
-    async def require_audit(self) -> None:
-        """Raises `Unavailable` when no audit row could be written."""
+    async def denied_certificates(self) -> Collection[bytes]:
+        """See `callers.CredentialStore`."""
         async with self._database.reading(CITY) as connection:
-            if not await connection.fetchval(self._sql.may_audit):
-                raise Unavailable
+            rows = await connection.fetch(self._sql.denied_certificates)
+        return frozenset(row["fingerprint"] for row in rows)
+
+    async def note_use(self, key_ids: Mapping[str, Collection[str]]) -> None:
+        """See `callers.CredentialStore`; a use within the hour after a noted one is not noted."""
+        for department, used in key_ids.items():
+            async with self._database.transaction(department) as connection:
+                await connection.execute(self._sql.note_use, department, list(used))
 
     async def departments(self) -> Sequence[str]:
         """All of them; see `ports.ChargeStore`."""

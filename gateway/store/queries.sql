@@ -2,9 +2,24 @@
 
 -- name: applications
 -- Who may call, of every department: read before a department is known.
-SELECT k.key_id, k.digest_key, k.digest, a.department_id, a.application_id, a.amount_minor_max, a.certificate_san
-FROM gateway.api_keys k JOIN gateway.applications a USING (department_id, application_id)
-WHERE k.revoked_at IS NULL AND a.revoked_at IS NULL;
+SELECT k.key_id, k.digest_key, k.digest, k.expires_at, a.department_id, a.application_id, a.amount_minor_max,
+       a.certificate_san, a.scopes, a.services, a.refund_minor_max, a.requests_per_s_max
+FROM gateway.api_keys k
+JOIN gateway.applications a USING (department_id, application_id)
+JOIN gateway.departments d USING (department_id)
+WHERE k.revoked_at IS NULL AND a.revoked_at IS NULL AND d.disabled_at IS NULL
+AND (k.expires_at IS NULL OR k.expires_at > now());
+
+-- name: personal_fields
+SELECT department_id, field, reason FROM gateway.personal_fields;
+
+-- name: denied_certificates
+SELECT fingerprint FROM gateway.denied_certificates;
+
+-- name: note_use
+UPDATE gateway.api_keys SET last_used_at = now()
+WHERE department_id = $1 AND key_id = ANY($2::text[])
+AND (last_used_at IS NULL OR last_used_at < now() - interval '1 hour');
 
 -- name: claimed
 SELECT request_digest, card_part, card_key_version, subject_id, status, body, lease_until > now() AS running
@@ -112,6 +127,3 @@ SELECT EXISTS (SELECT FROM gateway.charges
 
 -- name: departments
 SELECT department_id FROM gateway.departments ORDER BY department_id;
-
--- name: may_audit
-SELECT has_table_privilege('audit.events', 'INSERT');

@@ -9,9 +9,18 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.errors import CardNumberInText, InvalidRequest, NotFound, NotIdentified, WrongCertificate
-from gateway.rules.access import Application
+from gateway.errors import (
+    CardNumberInText,
+    CertificateRefused,
+    InvalidRequest,
+    NotFound,
+    NotIdentified,
+    NotPermitted,
+    WrongCertificate,
+)
+from gateway.rules.access import Application, Scope
 from gateway.rules.card import Brands
+from gateway.rules.certificates import ClientCertificate
 from gateway.rules.idempotency import read_key
 from gateway.services.answers import (
     ChargeObject,
@@ -27,9 +36,11 @@ from gateway.services.movements import MovementRequest, Movements
 from gateway.services.ports import Answer
 from gateway.services.refusals import Refusals
 from gateway.services.tokens import Tokens
-from gateway.web.bodies import AmountBody, ChargeBody, TokenBody, VoidBody, card_given, charge_request, read_body
+from gateway.web.bodies import AmountBody, ChargeBody, TokenBody, VoidBody, card_given, charge_request
+from gateway.web.certificates import client_certificate
 from gateway.web.health import Health
 from gateway.web.problems import response as problem_response
+from gateway.web.schema import read_body
 from gateway.web.server import REQUEST_ID
 
 CALLER: Final = web.RequestKey("caller", Application)
@@ -40,7 +51,13 @@ EMPTY = b"{}"
 LIST_LIMIT = 10
 LIST_LIMIT_MAX = 100
 LIMIT = re.compile(r"[0-9]{1,3}")
-LIST_QUERY = frozenset({"reference", "limit", "starting_after"})
+
+
+@dataclass(frozen=True, slots=True)
+class Public:
+    """The permission of a route that answers anybody, and why it may."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +67,14 @@ class Route:
     method: str
     path: str
     handler: str
+    permission: Scope | Public
     summary: str
     answers: Mapping[int, type[Any] | None]
     body: type[msgspec.Struct] | None = None
     key: str = ""
     """`required` or `honoured`: whether an Idempotency-Key is."""
-    open: bool = False
-    """Answered without authentication."""
+    query: frozenset[str] = frozenset()
+    """What a query string may name; where nothing, there is none."""
 
 
 ROUTES = (
@@ -64,16 +82,18 @@ ROUTES = (
         "POST",
         "/v1/tokens",
         "create_token",
+        Scope.TOKENS_WRITE,
         "Seal a card and get a token for it",
         {201: TokenObject, 402: None, 409: None, 422: None, 503: None},
         body=TokenBody,
         key="honoured",
     ),
-    Route("GET", "/v1/tokens/{id}", "show_token", "Show a token", {200: TokenObject, 404: None}),
+    Route("GET", "/v1/tokens/{id}", "show_token", Scope.TOKENS_READ, "Show a token", {200: TokenObject, 404: None}),
     Route(
         "DELETE",
         "/v1/tokens/{id}",
         "erase_token",
+        Scope.TOKENS_ERASE,
         "Destroy the card behind a token",
         {200: TokenObject, 404: None, 409: None},
     ),
@@ -81,17 +101,29 @@ ROUTES = (
         "POST",
         "/v1/charges",
         "create_charge",
+        Scope.CHARGES_WRITE,
         "Charge a token or a card",
         {201: ChargeObject, 202: ChargeObject, 402: None, 404: None, 409: None, 422: None, 502: None, 503: None},
         body=ChargeBody,
         key="required",
     ),
-    Route("GET", "/v1/charges/{id}", "show_charge", "Show a charge", {200: ChargeObject, 404: None}),
-    Route("GET", "/v1/charges", "list_charges", "List charges, newest first", {200: ListObject, 404: None}),
+    Route(
+        "GET", "/v1/charges/{id}", "show_charge", Scope.CHARGES_READ, "Show a charge", {200: ChargeObject, 404: None}
+    ),
+    Route(
+        "GET",
+        "/v1/charges",
+        "list_charges",
+        Scope.CHARGES_READ,
+        "List charges, newest first",
+        {200: ListObject, 404: None},
+        query=frozenset({"reference", "limit", "starting_after"}),
+    ),
     Route(
         "POST",
         "/v1/charges/{id}/capture",
         "capture_charge",
+        Scope.CHARGES_WRITE,
         "Capture what was authorized, once, or a part of it; the rest is released",
         {200: ChargeObject, 202: ChargeObject, 402: None, 404: None, 409: None, 422: None, 502: None, 503: None},
         body=AmountBody,
@@ -101,6 +133,7 @@ ROUTES = (
         "POST",
         "/v1/charges/{id}/void",
         "void_charge",
+        Scope.CHARGES_WRITE,
         "Give an authorization up",
         {200: ChargeObject, 202: ChargeObject, 402: None, 404: None, 409: None, 422: None, 502: None, 503: None},
         body=VoidBody,
@@ -110,15 +143,32 @@ ROUTES = (
         "POST",
         "/v1/charges/{id}/refunds",
         "refund_charge",
+        Scope.CHARGES_REFUND,
         "Give back what was captured, or a part of what is left of it",
         {201: RefundObject, 202: RefundObject, 402: None, 404: None, 409: None, 422: None, 502: None, 503: None},
         body=AmountBody,
         key="required",
     ),
-    Route("GET", "/v1/refunds/{id}", "show_refund", "Show a refund", {200: RefundObject, 404: None}),
-    Route("GET", "/healthz", "healthz", "Whether the process is alive", {200: None}, open=True),
-    Route("GET", "/readyz", "readyz", "Whether it can serve", {200: None, 503: None}, open=True),
-    Route("GET", "/openapi.json", "openapi", "This document", {200: None}, open=True),
+    Route(
+        "GET", "/v1/refunds/{id}", "show_refund", Scope.CHARGES_READ, "Show a refund", {200: RefundObject, 404: None}
+    ),
+    Route(
+        "GET",
+        "/healthz",
+        "healthz",
+        Public("whoever watches the process has no key"),
+        "Whether the process is alive",
+        {200: None},
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        "readyz",
+        Public("whoever sends requests here must know whether to"),
+        "Whether it can serve",
+        {200: None, 503: None},
+    ),
+    Route("GET", "/openapi.json", "openapi", Public("it is the manual"), "This document", {200: None}),
 )
 
 
@@ -131,7 +181,7 @@ class Api:
         charges: Charges,
         movements: Movements,
         refusals: Refusals,
-        identify: Callable[[str | None, tuple[str, ...] | None], Awaitable[Application]],
+        identify: Callable[[str | None, ClientCertificate | None], Awaitable[Application]],
         brands: Brands,
         health: Health,
         openapi: bytes,
@@ -146,11 +196,11 @@ class Api:
         self._openapi = openapi
 
     def application(self) -> web.Application:
-        """The routes as an aiohttp application. Each is behind authentication unless the table says `open`."""
+        """The routes as an aiohttp application, each behind its permission; it starts with no route beside them."""
         application = web.Application(middlewares=[_problems])
         for route in ROUTES:
-            handler = getattr(self, route.handler)
-            application.router.add_route(route.method, route.path, handler if route.open else self._known(handler))
+            application.router.add_route(route.method, route.path, self._guarded(route))
+        application.on_startup.append(_require_declared)
         return application
 
     async def create_token(self, request: web.Request) -> web.Response:
@@ -184,8 +234,8 @@ class Api:
     async def list_charges(self, request: web.Request) -> web.Response:
         """`GET /v1/charges`."""
         query = request.query
-        if not LIST_QUERY.issuperset(query) or len(set(query)) != len(query):
-            raise InvalidRequest("The query knows `reference`, `limit` and `starting_after`, once each.")
+        if len(set(query)) != len(query):
+            raise InvalidRequest("The query names a thing once.")
         limit_text = query.get("limit", str(LIST_LIMIT))
         if not LIMIT.fullmatch(limit_text) or not 1 <= int(limit_text) <= LIST_LIMIT_MAX:
             raise InvalidRequest("`limit` must be 1 to 100.")
@@ -240,21 +290,47 @@ class Api:
             raise CardNumberInText
         return key
 
-    def _known(self, handler: Handler) -> Handler:
-        async def known(request: web.Request) -> web.StreamResponse:
+    def _guarded(self, route: Route) -> Handler:
+        """The route's handler behind what the table says of it."""
+        handler: Handler = getattr(self, route.handler)
+        permission = route.permission
+        if isinstance(permission, Public):
+            return handler
+        if not isinstance(permission, Scope):
+            raise TypeError(f"{route.method} {route.path} declares no permission")
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            # Before anything is looked up: an API key may stand there, as may a card number.
+            if not route.query.issuperset(request.query):
+                raise InvalidRequest("The query string names what this route does not know.")
+            caller = request[CALLER] = await self._identified(request)
             try:
-                caller = await self._identify(request.headers.get("Authorization"), _certificate_sans(request))
-            except (NotIdentified, WrongCertificate) as error:
-                await self._refusals.identity(type(error).__name__, request[REQUEST_ID])
-                raise
-            request[CALLER] = caller
-            try:
+                caller.require(permission)
                 return await handler(request)
+            except NotPermitted:
+                await self._refusals.permission(caller, permission, request[REQUEST_ID])
+                raise
             except NotFound as error:
                 await self._refusals.unknown_id(caller, request[REQUEST_ID])
                 raise NotFound(error.detail) from None
 
-        return known
+        return guarded
+
+    async def _identified(self, request: web.Request) -> Application:
+        try:
+            return await self._identify(request.headers.get("Authorization"), client_certificate(request))
+        except (NotIdentified, WrongCertificate, CertificateRefused) as error:
+            await self._refusals.identity(type(error).__name__, request[REQUEST_ID])
+            raise
+
+
+async def _require_declared(application: web.Application) -> None:
+    """Raises `TypeError` when the router knows a route that the table does not: nobody said who may use it."""
+    declared = {(route.method, route.path) for route in ROUTES}
+    for route in application.router.routes():
+        place = route.method, route.resource.canonical if route.resource else ""
+        if place not in declared:
+            raise TypeError(f"{' '.join(place)} declares no permission")
 
 
 @web.middleware
@@ -266,15 +342,6 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         if answer is None:
             raise
         return answer
-
-
-def _certificate_sans(request: web.Request) -> tuple[str, ...] | None:
-    """The URI names of the client certificate that TLS has verified, None without one."""
-    tls = request.transport.get_extra_info("ssl_object") if request.transport else None
-    certificate = tls.getpeercert() if tls else None
-    if not certificate:
-        return None
-    return tuple(value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI")
 
 
 def _asked(request: web.Request, amount_minor: int | None) -> MovementRequest:

@@ -1,16 +1,11 @@
-"""Request bodies: strict JSON, then a schema, then the services' own types.
+"""Request bodies of the public API: their schemas, and from there to the services' own types.
 
-Refused as not parsable: duplicate keys, numbers that are not finite, lone surrogates, NUL, nesting without end.
-Refused as not the schema: unknown fields, a float or a boolean where an integer belongs. Messages name our fields
-and never repeat what was sent.
+Messages name our fields and never repeat what was sent.
 """
 
-import json
-import math
-import re
 import unicodedata
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -23,17 +18,9 @@ from keys.secret import Secret
 DETAILS_BYTES_MAX = 4096
 DETAILS_DEPTH_MAX = 8
 
-NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""NUL as JSON spells it; behind an odd number of backslashes the letters are only letters."""
-
 UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """What turns the order of a text around, so that people read what is not there."""
-
-SAFE_REASON = re.compile(
-    r"Expected `[a-z |]+`(?:, got `[a-z]+`| of length [<>]= [0-9]+)?|Object missing required field `[a-z_]+`"
-)
-"""Reasons of msgspec that quote nothing of the request; those on unknown fields and enums do."""
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -98,25 +85,6 @@ class AmountBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class VoidBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/charges/{id}/void`: nothing is asked."""
-
-
-B = TypeVar("B", bound=msgspec.Struct)
-
-
-def read_body(raw: bytes, kind: type[B]) -> B:
-    """Parse a body strictly; raises `InvalidRequest`."""
-    try:
-        text = raw.decode()
-        document = json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_no_constant)
-        msgspec.json.encode(document)  # refuses lone surrogates, which UTF-8 and PostgreSQL cannot hold
-    except (ValueError, RecursionError):
-        raise InvalidRequest("The body must be one JSON document, in UTF-8, without duplicate keys.") from None
-    if NUL.search(text):
-        raise InvalidRequest("The body must not contain NUL.")
-    try:
-        return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        raise _schema_refusal(str(error)) from None
 
 
 def card_given(body: TokenBody | ChargeBody, brands: Brands) -> CardGiven:
@@ -195,32 +163,3 @@ def _require_printable(pointer: str, text: str) -> None:
     # Joiners and odd spaces stay: names in Persian or Hindi need the ones, copied names bring the others.
     if any(unicodedata.category(character) in UNSEEN or character in BIDI for character in text):
         raise InvalidRequest("Control characters have no place here.", [pointer])
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise ValueError("duplicate key")
-    return document
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("too large a number")
-    return number
-
-
-def _no_constant(_name: str) -> NoReturn:
-    raise ValueError("not a JSON number")
-
-
-def _schema_refusal(message: str) -> InvalidRequest:
-    """Msgspec's message without what it quotes: names of unknown fields and values, which may look like a place."""
-    if message.startswith("Object contains unknown field"):
-        return InvalidRequest("There is a field that the schema does not know.")
-    reason, *places = message.split(" - at `$")
-    pointer = places[-1].rstrip("`").replace(".", "/") if places else ""
-    if SAFE_REASON.fullmatch(reason):
-        return InvalidRequest(f"{reason}.", [pointer])
-    return InvalidRequest("The value is not one of those that the schema allows.", [pointer])

@@ -6,12 +6,19 @@ from typing import Any
 import msgspec
 
 from gateway.rules.problems import BASE, TYPES
-from gateway.web.api import ROUTES, Route
+from gateway.web.api import ROUTES, Public, Route
 
 VERSION = "1"
 REF = "#/components/schemas/{name}"
-EVERYWHERE = (400, 401, 403, 500, 503)
+EVERYWHERE = (400, 401, 403, 429, 500, 503)
 """Answers that any authenticated route may give."""
+
+API_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key with the scope that the route names. Where the installation asks for it, the client "
+    "certificate of the same application goes with it (RFC 8446 §4.4.2).",
+}
 
 LIST_PARAMETERS = [
     {"name": "reference", "in": "query", "schema": {"type": "string"}},
@@ -38,7 +45,7 @@ def document() -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer"}}},
+        "components": {"schemas": schemas, "securitySchemes": {"apiKey": API_KEY}},
     }
 
 
@@ -48,7 +55,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "parameters": _parameters(route),
         "responses": _responses(route),
-        "security": [] if route.open else [{"apiKey": []}],
+        "security": [] if isinstance(route.permission, Public) else [{"apiKey": [route.permission]}],
     }
     if route.body is not None:
         schema = {"$ref": REF.format(name=route.body.__name__)}
@@ -70,7 +77,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _responses(route: Route) -> dict[str, Any]:
-    responses = {} if route.open else {str(status): _response(status, None) for status in EVERYWHERE}
+    everywhere = () if isinstance(route.permission, Public) else EVERYWHERE
+    responses = {str(status): _response(status, None) for status in everywhere}
     return responses | {str(status): _response(status, kind) for status, kind in route.answers.items()}
 
 

@@ -1,6 +1,7 @@
 """The one table between what goes wrong inside and what is answered: error class to problem type."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -21,6 +22,10 @@ SLUGS: Mapping[type[Exception], str] = {
     errors.WrongCertificate: "wrong-certificate",
     errors.CertificateRefused: "certificate-refused",
     errors.NotPermitted: "not-permitted",
+    errors.GrantRefused: "not-permitted",
+    errors.SignInRefused: "sign-in-refused",
+    errors.PasswordRefused: "password-refused",
+    errors.PasswordMustChange: "password-must-change",
     errors.TooManyRequests: "too-many-requests",
     errors.FieldNotTaken: "field-not-taken",
     errors.NotFound: "not-found",
@@ -32,6 +37,7 @@ SLUGS: Mapping[type[Exception], str] = {
     errors.ChargeNotCaptured: "charge-not-captured",
     errors.ChargeNotMade: "charge-not-made",
     errors.NothingLeftToRefund: "nothing-left-to-refund",
+    errors.AlreadyDecided: "already-decided",
     errors.IdempotencyKeyInvalid: "idempotency-key-invalid",
     errors.IdempotencyKeyReused: "idempotency-key-reused",
     errors.RequestInProgress: "request-in-progress",
@@ -45,23 +51,27 @@ COMMIT_UNKNOWN = "It is not known whether this was done: repeat it with the same
 KEYS_UNUSABLE = "The keys cannot be used now. Nothing was done; try again."
 
 
-def response(error: Exception) -> web.Response | None:
-    """The answer to an error that has one; None is left to the server, which answers 500."""
+def describe(error: Exception) -> tuple[str, str, Sequence[str]] | None:
+    """Slug, detail and pointers of an error that has an answer; None is left to the server, which answers 500."""
     if isinstance(error, errors.GatewayError):
-        slug, detail, pointers = SLUGS[type(error)], error.detail, error.pointers
-    elif isinstance(error, CommitUnknown):
-        slug, detail, pointers = "unavailable", COMMIT_UNKNOWN, ()
-    elif isinstance(error, KeysError):
-        slug, detail, pointers = "unavailable", KEYS_UNUSABLE, ()
-    else:
-        return None
-    return document(slug, problem(slug, detail, pointers))
+        return SLUGS[type(error)], error.detail, error.pointers
+    if isinstance(error, CommitUnknown):
+        return "unavailable", COMMIT_UNKNOWN, ()
+    if isinstance(error, KeysError):
+        return "unavailable", KEYS_UNUSABLE, ()
+    return None
+
+
+def response(error: Exception) -> web.Response | None:
+    """The answer to an error that has one, as a problem document."""
+    described = describe(error)
+    return described and document(described[0], problem(*described))
 
 
 def document(slug: str, body: bytes) -> web.Response:
     """A problem document as a response."""
     headers = {"Retry-After": RETRY_AFTER_S} if slug in RETRIED else {}
-    if slug == "not-identified":
+    if TYPES[slug].status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return web.Response(
         status=TYPES[slug].status, body=body, content_type="application/problem+json", headers=headers

@@ -22,7 +22,7 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -45,6 +45,7 @@ ROUTE: Final = web.RequestKey("route", str)
 """Method and template ("GET /v1/charges/{id}"), never the path; missing when no route matched."""
 
 _STARTED: Final = web.RequestKey("started", float)
+_MORE_HEADERS: Final = web.RequestKey("more_headers", Mapping[str, str])
 
 _ANSWER_HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -122,7 +123,8 @@ class SafeServer:
 
     Without `tls` it speaks in clear: for loopback alone, and nothing that matters.
 
-    Bodies are taken in `media_types` only. `connections_refused` counts those beyond the cap.
+    Bodies are taken in `media_types` only. `answer_headers` go with every answer, refusals included.
+    `connections_refused` counts those beyond the cap.
     """
 
     app: web.Application
@@ -134,6 +136,7 @@ class SafeServer:
     observe: Observer
     log: FilteringBoundLogger
     media_types: frozenset[str] = frozenset({"application/json"})
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
     connections_refused: int = field(default=0, init=False)
     _conversations: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
@@ -226,6 +229,7 @@ class SafeServer:
         request = _Request(message, payload, protocol, writer, task, loop, client_max_size=size_max)
         request[REQUEST_ID] = "req_" + secrets.token_hex(16).translate(_DIGITS_TO_LETTERS)
         request[_STARTED] = loop.time()
+        request[_MORE_HEADERS] = self.answer_headers
         request[SPOKEN] = spoken
         return request
 
@@ -260,6 +264,7 @@ class _Request(web.Request):
         await super()._prepare_hook(response)
         response.headers.popall("Server", None)
         response.headers.update(_ANSWER_HEADERS)
+        response.headers.update(self[_MORE_HEADERS])
         response.headers["Request-Id"] = self[REQUEST_ID]
 
 
@@ -347,7 +352,7 @@ class _Connection(web.RequestHandler):
             self._safe.log.info("request.malformed", error=type(exc).__name__, request_id=request[REQUEST_ID])
         else:
             answer = self._safe.refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
-            self._safe.log.error("request.failed", **_described(exc), request_id=request[REQUEST_ID])
+            self._safe.log.error("request.failed", **described(exc), request_id=request[REQUEST_ID])
         if request.writer.output_size > 0:  # the handler had begun to answer: cut it off
             self.log_access(request, answer, None)
             raise ConnectionError
@@ -355,7 +360,7 @@ class _Connection(web.RequestHandler):
 
     def log_exception(self, *_: Any, **kw: Any) -> None:
         """Log what escaped from answering a request; aiohttp's words for it may quote the request."""
-        self._safe.log.error("connection.failed", **_described(kw.get("exc_info")))
+        self._safe.log.error("connection.failed", **described(kw.get("exc_info")))
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, _: float | None) -> None:
         """Tell the observer: aiohttp calls this once an answer is written or its client is gone."""
@@ -388,12 +393,12 @@ def _silence_libraries(log: FilteringBoundLogger) -> None:
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL + 1)
 
     def describe(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        log.error("loop.failed", **_described(context.get("exception")))
+        log.error("loop.failed", **described(context.get("exception")))
 
     asyncio.get_running_loop().set_exception_handler(describe)
 
 
-def _described(error: BaseException | None) -> dict[str, Any]:
+def described(error: BaseException | None) -> dict[str, Any]:
     """Class and places of an exception, never its message, which may quote the request."""
     frames = traceback.walk_tb(error.__traceback__ if error else None)
     places = ["/".join(Path(frame.f_code.co_filename).parts[-3:]) + f":{line}" for frame, line in frames]

@@ -263,7 +263,7 @@ CARRY_OUT: Mapping[ActName, CarryOut] = {
     "remove-officer": _remove_officer,
     "forget-backup": _forget_backup,
 }
-"""A change of the root is carried out by its ceremony."""
+"""A change of the root is carried out by its ceremony; a grant to staff by `gateway staff add`, in the database."""
 
 
 def with_officer(manifest: Manifest, added: Officer) -> Manifest:
@@ -303,6 +303,8 @@ def _asked(act_id: str, as_json: bool) -> None:
 
 
 def _next_step(asked: ActRequest) -> str:
+    if asked.act == "grant-staff":
+        return f"Approved. Now the account: gateway staff add --request {asked.id}"
     return f"Approved. Now the ceremony: keys ceremony {ceremony_of(asked.payload)} --request {asked.id}"
 
 

@@ -8,6 +8,7 @@ from typing import NoReturn
 import typer
 
 from keys.cli import acting, ceremonies, copies, looking, people, rotating
+from keys.cli.actors import ACTORS, require_declared
 from keys.errors import KeysError
 from keys.memory import forbid_dumps
 
@@ -27,6 +28,7 @@ def main() -> None:
     """Exit codes: 0 done, 1 refused or failed, 2 wrong usage."""
     forbid_dumps()
     try:
+        require_declared(app, ACTORS)
         app(prog_name="keys")
     except KeysError as error:
         _fail(str(error))

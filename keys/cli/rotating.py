@@ -27,7 +27,7 @@ PAGE_ROWS = 1000
 STREAMS = 2
 """Pages under way at once in one command: while one is with the database, the other is computed."""
 SAMPLE_ROWS = 1000
-RENEWABLE = ("kek", "hpke", "manifest-signing", "audit-mac", "audit-head", "api-digest")
+RENEWABLE = ("kek", "hpke", "manifest-signing", "audit-mac", "audit-head", "api-digest", "staff-sealing")
 
 commands = typer.Typer()
 

@@ -90,7 +90,8 @@ async def test_killed_launcher_leaves_nothing_running(own_system: System) -> Non
     async with Client(own_system, "parks") as client:
         token = (await client.call("POST", "/v1/tokens", token_body())).json["id"]
     parts = own_system.parts()
-    assert set(parts) == {"api", "stub", "worker", "postgres"}
+    assert set(parts) == {"api", "stub", "worker", "admin", "postgres"}
+    people = own_system.demo["staff"]
     assert own_system.launcher is not None
     own_system.launcher.kill()
     own_system.launcher.wait()
@@ -103,6 +104,7 @@ async def test_killed_launcher_leaves_nothing_running(own_system: System) -> Non
     async with Client(own_system, "parks") as client:
         reply = await client.call("POST", "/v1/charges", charge_body(token=token), key=new_key())
     assert reply.status == 201
+    assert own_system.demo["staff"] == people
 
 
 async def test_launcher_ends_cleanly(own_system: System) -> None:

@@ -196,13 +196,85 @@ async def test_keys_role_reads_no_sealed_byte(system: System, parks: Client) -> 
         await connection.close()
 
 
-async def test_processes_to_come_can_reach_nothing_yet(system: System) -> None:
-    """Roles of processes that do not exist yet have no table."""
+ADMIN_MAY_NOT = (
+    "SELECT sealed FROM gateway.tokens",
+    "SELECT fingerprint_id FROM gateway.tokens",
+    "SELECT sealed FROM gateway.charges",
+    "SELECT certificate_san FROM gateway.applications",
+    "SELECT 1 FROM gateway.deks",
+    "SELECT 1 FROM gateway.fingerprints",
+    "SELECT 1 FROM gateway.idempotency",
+    "SELECT 1 FROM gateway.api_keys",
+    "SELECT 1 FROM audit.events",
+    "INSERT INTO gateway.staff (staff_id) VALUES ('staff_x')",
+    "UPDATE gateway.staff SET roles = '{approver}'",
+    "UPDATE gateway.staff SET departments = '{*}'",
+    "UPDATE gateway.staff SET disabled_at = NULL",
+    "UPDATE gateway.staff SET totp_sealed = NULL",
+    "UPDATE gateway.staff SET oidc_subject = 'x'",
+    "DELETE FROM gateway.staff",
+    "UPDATE gateway.staff_sessions SET staff_id = 'staff_x'",
+    "UPDATE gateway.staff_sessions SET created_at = now()",
+    "DELETE FROM gateway.sign_in_tries",
+    "UPDATE gateway.refund_approvals SET verdict = 'approved'",
+    "DELETE FROM gateway.refund_approvals",
+    "INSERT INTO gateway.refund_approvals VALUES ('utilities', 're_x', 'approved', 'staff_x', now())",
+    "INSERT INTO gateway.movements (department_id) VALUES ('parks')",
+    "UPDATE gateway.movements SET progress = 'sending'",
+    "UPDATE gateway.charges SET progress = 'done'",
+    "INSERT INTO gateway.journal (department_id) VALUES ('parks')",
+    "INSERT INTO gateway.personal_fields VALUES ('parks', '*', 'x', now())",
+    "UPDATE gateway.applications SET refund_minor_max = NULL",
+)
+
+
+async def test_admin_role_reads_the_ledger_and_decides_and_nothing_else(
+    system: System, parks: Client, utilities: Client
+) -> None:
+    """The role of `admin` sees no sealed byte and only departments that it names; grants are not its to give."""
+    for client in (parks, utilities):
+        await charged(client, await tokenized(client))
     connection = await connect_as(system, "admin")
     try:
-        for table in ("tokens", "deks", "charges", "movements", "journal", "idempotency", "api_keys"):
+        for table in ("movements", "charges", "journal", "tokens", "services"):
+            seen = f"SELECT DISTINCT department_id FROM gateway.{table}"
+            await connection.execute("SET gateway.departments = ''")
+            assert await connection.fetch(seen) == []
+            await connection.execute("SET gateway.departments = 'parks'")
+            assert [row[0] for row in await connection.fetch(seen)] == ["parks"]
+        await connection.execute("SET gateway.department = 'parks'")
+        for statement in ADMIN_MAY_NOT:
             with pytest.raises(DENIED):
-                await connection.execute(f"SELECT 1 FROM gateway.{table}")
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+API_MAY_NOT = (
+    "SELECT 1 FROM gateway.staff",
+    "SELECT 1 FROM gateway.staff_sessions",
+    "SELECT 1 FROM gateway.sign_in_tries",
+    "INSERT INTO gateway.refund_approvals VALUES ('parks', 're_x', 'approved', 'staff_x', now())",
+    "INSERT INTO gateway.applications (department_id) VALUES ('parks')",
+    "UPDATE gateway.applications SET amount_minor_max = 1",
+    "UPDATE gateway.applications SET revoked_at = NULL",
+    "INSERT INTO gateway.api_keys (department_id) VALUES ('parks')",
+    "UPDATE gateway.api_keys SET expires_at = NULL",
+    "UPDATE gateway.api_keys SET revoked_at = NULL",
+    "UPDATE gateway.departments SET disabled_at = NULL",
+    "INSERT INTO gateway.personal_fields VALUES ('parks', '*', 'x', now())",
+    "DELETE FROM gateway.denied_certificates",
+)
+
+
+async def test_api_role_grants_nothing(system: System) -> None:
+    """The role of `api` reads who may call and what, and changes none of it; of staff it knows nothing."""
+    connection = await connect_as(system, "api")
+    try:
+        await connection.execute("SET gateway.department = 'parks'")
+        for statement in API_MAY_NOT:
+            with pytest.raises(DENIED):
+                await connection.execute(statement)
     finally:
         await connection.close()
 
@@ -342,7 +414,7 @@ async def test_every_effect_has_its_audit_row(system: System, parks: Client, sql
 
     pens = {
         process: AuditPen(process, read_process_keys(system.home / "secrets", process, "audit-mac"))
-        for process in ("api", "keys", "worker")
+        for process in ("api", "admin", "keys", "owner", "worker")
     }
     for row in rows:
         told = AuditEvent(

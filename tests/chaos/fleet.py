@@ -105,7 +105,7 @@ class Fleet:
         self._add("stub", [str(BIN / "gateway"), "stub"], base)
         apis, workers = self._counts
         for number in range(apis):
-            api, _, _, metrics = free_ports()
+            api, *_, metrics = free_ports()
             self.apis.append(f"https://127.0.0.1:{api}")
             ports = {"GATEWAY_API_PORT": str(api), "GATEWAY_METRICS_PORT": str(metrics)}
             self._add(f"api{number}", _chaotic("api"), base | ports | self._chaos(kill, stop))

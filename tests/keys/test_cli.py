@@ -379,8 +379,9 @@ async def test_verify_names_what_is_lost_and_what_was_put_back(
         (("manifest-signing",), ["manifest-signing key 2"]),
         (("api-digest",), ["api-digest key 2 of api"]),
         (("audit-head",), ["audit-head key 2 of worker"]),
+        (("staff-sealing",), ["staff-sealing key 2 of admin"]),
         (("audit-mac", "--process", "reseal"), ["audit-mac key 2 of reseal"]),
-        (("audit-mac",), [f"audit-mac key 2 of {p}" for p in ("api", "admin", "worker", "reseal", "keys")]),
+        (("audit-mac",), [f"audit-mac key 2 of {p}" for p in ("api", "admin", "worker", "reseal", "keys", "owner")]),
     ],
 )
 async def test_other_keys_are_renewed(
@@ -400,7 +401,10 @@ async def test_other_keys_are_renewed(
     ("arguments", "line"),
     [
         (("fingerprint",), "the card index has `keys rotate-fingerprint`"),
-        (("root",), "--purpose is one of kek, hpke, manifest-signing, audit-mac, audit-head, api-digest"),
+        (
+            ("root",),
+            "--purpose is one of kek, hpke, manifest-signing, audit-mac, audit-head, api-digest, staff-sealing",
+        ),
         (("audit-head", "--process", "api"), "api has no audit-head key; --process is one of worker"),
         (("hpke", "--prepare"), "--prepare makes a generation ahead: it goes with no other purpose"),
         (("kek", "--prepare", "--dry-run"), "--prepare makes a generation ahead: it goes with no other purpose, nor"),

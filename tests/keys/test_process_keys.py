@@ -97,8 +97,8 @@ def test_a_file_that_is_not_as_it_must_be(tmp_path: Path, tamper: Callable[[Path
 
 
 def test_who_holds_what() -> None:
-    """Every process that writes audit rows has a MAC key of its own; nobody has one thing twice."""
+    """Whoever writes audit rows has a MAC key of its own, the owner too; nobody has one thing twice."""
     assert {holder for holder, purpose in HOLDERS if purpose == "audit-mac"} == {
-        *("api", "admin", "worker", "reseal", "keys")
+        *("api", "admin", "worker", "reseal", "keys", "owner")
     }
     assert len(set(HOLDERS)) == len(HOLDERS)

@@ -249,7 +249,7 @@ async def test_only_one_process_key_is_renewed(city: City) -> None:
 
     assert {
         holder: len(states(city, "audit-mac", holder)) for holder, purpose in HOLDERS if purpose == "audit-mac"
-    } == {"api": 1, "admin": 1, "worker": 2, "reseal": 1, "keys": 1}
+    } == {"api": 1, "admin": 1, "worker": 2, "reseal": 1, "keys": 1, "owner": 1}
 
 
 async def test_renewing_those_of_several_processes_is_one_act(city: City) -> None:
@@ -259,7 +259,10 @@ async def test_renewing_those_of_several_processes_is_one_act(city: City) -> Non
         renewed = await rotation.renew("audit-mac", holders, city.now)
 
     manifest = city.keys.manifest
-    assert (manifest.version, manifest.act) == (2, Act("renew", "audit-mac of api, admin, worker, reseal, keys"))
+    assert (manifest.version, manifest.act) == (
+        2,
+        Act("renew", "audit-mac of api, admin, worker, reseal, keys, owner"),
+    )
     assert [(key.holder, key.number, key.state) for key in renewed] == [(h, 2, State.ACTIVE) for h in holders]
     assert [manifest.active("audit-mac", holder) for holder in holders] == renewed
     assert await city.audited() == ["keys.renew"]
@@ -438,7 +441,7 @@ async def register(rotation: Rotation, *backups: Backup) -> None:
     await rotation.change(following, Act("backup", "b"), rotation.manifest.written)
 
 
-@pytest.mark.parametrize("purpose", ["audit-mac", "api-digest", "audit-head"])
+@pytest.mark.parametrize("purpose", ["audit-mac", "api-digest", "audit-head", "staff-sealing"])
 async def test_what_must_stay_checkable_is_not_destroyed(city: City, purpose: Purpose) -> None:
     """Keys that only sign or check are never destroyed by hand."""
     holder = next(holder for holder, wanted in HOLDERS if wanted == purpose)

@@ -15,6 +15,7 @@ found wrong, so that a violation names its invariant.
     I10  no card is opened without an audit row that was committed before
     I12  no card number in an answer, an audit row or a log line
     I13  a key that was used with one body never executes another
+    A    above the limit nothing is sent without an approver's word, and what was rejected never is
     T    a token for one use pays for one charge, and is as good as new where that never happened
     W    what leaves the house: one reference a movement, the same bytes again only where the processor dedupes
     X    no error of ours but those that are meant
@@ -26,7 +27,7 @@ from typing import Any
 
 from gateway.rules.compare import Ours, Theirs, compare
 from gateway.rules.journal import Account
-from gateway.rules.lifecycle import ENDS, OPEN, REQUESTED, Kind, Progress
+from gateway.rules.lifecycle import ENDS, OPEN, REQUESTED, UNDECIDED, Kind, Progress
 from gateway.services.ports import Charge, Movement, Payment
 from tests.simulation.book import Deed
 from tests.simulation.city import City
@@ -164,7 +165,7 @@ def _nothing_open(e: Evidence) -> Found:
             yield f"{movement.movement_id} is in review, and could have been decided"
     for (department, act, key), calls in e.calls.items():
         begun, last = e.by_key.get((department, act, key)), calls[-1]
-        if begun is None or begun.progress in OPEN or not any(call.status for call in calls):
+        if begun is None or begun.progress in UNDECIDED or not any(call.status for call in calls):
             continue
         if last.status not in FINAL and _same(e, begun, last):
             yield f"key {key} has no final answer in the end"
@@ -199,7 +200,7 @@ def _cents(e: Evidence) -> Found:
         if charge.captured_minor and fees != min(charge.convenience_fee_minor, charge.captured_minor):
             yield f"{charge_id}: {fees} of fees"
         if charge.refunding_minor != sum(
-            m.amount_minor for m in mine if m.kind is Kind.REFUND and m.progress in OPEN
+            m.amount_minor for m in mine if m.kind is Kind.REFUND and m.progress in UNDECIDED
         ):
             yield f"{charge_id}: {charge.refunding_minor} is in refunds that nobody knows"
         deeds = [deed for m in mine if m.progress not in OPEN and (deed := e.deeds.get(m.reference))]
@@ -335,6 +336,24 @@ def _last4(e: Evidence, charge: Charge) -> str | None:
     return e.city.memory.tokens[charge.department, charge.token_id].token.last4
 
 
+def _approved(e: Evidence) -> Found:
+    limit = e.city.refund_minor_max
+    rows = {(row.event.subject, row.event.event) for row in e.city.memory.audit}
+    for movement in e.movements:
+        name, verdict = movement.movement_id, e.city.memory.verdicts.get((movement.department, movement.movement_id))
+        above = movement.kind is Kind.REFUND and limit is not None and movement.amount_minor > limit
+        touched = name in e.sent or movement.reference in e.deeds
+        if above and touched and (verdict != "approved" or (name, "refund.released") not in rows):
+            yield f"{name}, above the limit, was sent, and an approver said: {verdict}"
+        if above and verdict is None and movement.progress is not Progress.AWAITING:
+            yield f"{name}, above the limit, is {movement.progress}, and no approver said anything"
+        ended = movement.progress is Progress.FAILED and (name, "refund.rejected") in rows
+        if verdict == "rejected" and (touched or not ended):
+            yield f"{name} was rejected, and is {movement.progress}"
+        if not above and (verdict is not None or movement.progress is Progress.AWAITING):
+            yield f"{name} waited, and did not have to"
+
+
 def _tokens(e: Evidence) -> Found:
     paid: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for movement in e.movements:
@@ -396,6 +415,7 @@ CHECKS: Sequence[tuple[str, Callable[[Evidence], Found]]] = (
     ("I10", _audited),
     ("I12", _no_card_numbers),
     ("I13", _one_body),
+    ("A", _approved),
     ("T", _tokens),
     ("W", _what_leaves),
     ("X", _no_surprise),

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from random import Random
 
 from gateway.rules.access import Application
-from gateway.rules.lifecycle import OPEN, Event, Progress
+from gateway.rules.lifecycle import UNDECIDED, Event, Progress
 from gateway.services.points import Point
-from gateway.services.ports import Finished, Inquiry, Movement, NotFound
+from gateway.services.ports import Begun, Finished, Inquiry, Movement, NotFound
 from tests.simulation.book import Book, Order, Reply
 from tests.simulation.founding import MAC_KEYS, START, brands, rings
 from tests.simulation.history import History
@@ -22,6 +22,9 @@ from tests.simulation.wire import Sent
 
 DEPARTMENTS = ("parks", "utilities")
 AMOUNT_MINOR_MAX = 1_000_000
+LIMITED = 1 / 3
+"""In how many cities large refunds wait for an approver."""
+REFUND_MINOR_MAX = (1, 40_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,13 @@ class City:
         self.under_way = 0
         """Requests that are still on their way to the processor."""
         self.departments = DEPARTMENTS[: self.swarm.departments]
-        self.callers = {name: Application(name, "app", AMOUNT_MINOR_MAX, None) for name in self.departments}
+        self.desk_rng = Random(seed ^ 0xDE5C)  # noqa: S311 - apart, so that a storm has the same faults without it
+        limited = self.desk_rng.random() < LIMITED
+        self.refund_minor_max = self.desk_rng.randint(*REFUND_MINOR_MAX) if limited else None
+        self.callers = {
+            name: Application(name, "app", AMOUNT_MINOR_MAX, None, refund_minor_max=self.refund_minor_max)
+            for name in self.departments
+        }
         self.memory = Memory(self.now, self.departments)
         self.book = Book(
             self.swarm.capability,
@@ -168,10 +177,14 @@ class City:
         now = self.now()
         return any(row.open and row.lease_until <= now for row in self.memory.movements.values())
 
-    def something_marked(self) -> bool:
-        """Whether an api process would find anything."""
+    def something_to_send(self) -> bool:
+        """Whether an api process would find anything: marked, or decided about."""
         now = self.now()
-        return any(row.resend_until is not None and row.resend_until > now for row in self.memory.movements.values())
+        return any(
+            (row.resend_until is not None and row.resend_until > now)
+            or (row.movement.progress is Progress.AWAITING and row.id in self.memory.verdicts)
+            for row in self.memory.movements.values()
+        )
 
     def at_work_on(self, movement: Movement) -> None:
         """What the running task has in its hands, should it die."""
@@ -202,6 +215,15 @@ class City:
         if self.held.get(movement.movement_id):
             self.seen["taken over"] += 1
         self.held[movement.movement_id] = replica.name
+
+    def obeyed(self, replica: Replica, taken: Begun | Finished) -> None:
+        """An api process did what an approver said."""
+        movement = taken.movement
+        self.note("obeyed", replica.name, movement.movement_id, str(movement.progress))
+        if isinstance(taken, Begun):
+            self.at_work_on(movement)
+            self.held[movement.movement_id] = replica.name
+        self.seen["refund: release" if isinstance(taken, Begun) else "refund: reject"] += 1
 
     def given_back(self, movement: Movement, *, marked: bool) -> None:
         """A lease ends."""
@@ -238,9 +260,9 @@ class City:
         )
 
     def could_be_known(self, movement: Movement) -> bool:
-        """Whether a movement is open and should not stay so."""
+        """Whether a movement is not final and should not stay so."""
         if movement.progress is not Progress.IN_REVIEW:
-            return movement.progress in OPEN
+            return movement.progress in UNDECIDED
         far = self.now() + timedelta(seconds=self.book.lag_s)
         return not isinstance(self.book.inquire(movement.reference, far), NotFound)
 

@@ -8,11 +8,13 @@ from typing import Any
 import asyncpg
 import pytest
 
+from gateway.store.approvals import ApprovalStore
 from gateway.store.database import Database
 from gateway.store.ledger import Ledger
 from gateway.store.migrate import migrate
 from tests.gateway.store.conftest import open_home, populate, postgres
-from tests.gateway.store.postgres import Postgres
+from tests.gateway.store.postgres import Postgres, employ
+from tests.simulation.twins import STAFF
 
 __all__ = ["open_home", "postgres"]
 
@@ -30,10 +32,11 @@ GRANT SELECT ON testclock.moment TO PUBLIC;
 
 @dataclass
 class Twin:
-    """A database of its own, as both processes reach it, and who sets its clock."""
+    """A database of its own, as the processes reach it, and who sets its clock."""
 
     api: Ledger
     worker: Ledger
+    admin: ApprovalStore
     owner: asyncpg.Connection
 
     async def set_clock(self, now: datetime) -> None:
@@ -56,15 +59,17 @@ async def twin(postgres: Postgres) -> AsyncIterator[Twin]:
     """The schema as in service, but for `now()`: an earlier place on the search path is found first."""
     superuser = await postgres.server.connect_superuser()
     await superuser.execute(f"CREATE DATABASE {NAME} OWNER gateway_owner")
-    for role in ("gateway_api", "gateway_worker"):
+    for role in ("gateway_api", "gateway_worker", "gateway_admin"):
         await superuser.execute(f"ALTER ROLE {role} IN DATABASE {NAME} SET search_path = testclock, pg_catalog")
     owner = await postgres.connect("owner", database=NAME)
     await migrate(owner)
     await populate(owner)
+    await employ(owner, STAFF)
     await owner.execute(CLOCK)
     await owner.execute("SET synchronous_commit = off")
-    opened = [await hasty(postgres.arguments(role) | {"database": NAME}) for role in ("api", "worker")]
-    yield Twin(Ledger(opened[0]), Ledger(opened[1]), owner)
+    opened = [await hasty(postgres.arguments(role) | {"database": NAME}) for role in ("api", "worker", "admin")]
+    api, worker, admin = opened
+    yield Twin(Ledger(api), Ledger(worker), ApprovalStore(admin), owner)
     for database in opened:
         await database.close()
     await owner.close()

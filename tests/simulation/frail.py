@@ -139,6 +139,19 @@ class Frail:
 
         return await self._commit(take_marked)
 
+    async def take_decided(
+        self, department: str, render: Render, audit: Callable[[Movement, Event], AuditRow]
+    ) -> Begun | Finished | None:
+        """See `ports.ChargeStore`."""
+
+        def take_decided() -> Begun | Finished | None:
+            taken = self._memory.take_decided(department, render, audit)
+            if taken is not None:
+                self._city.obeyed(self._replica, taken)
+            return taken
+
+        return await self._commit(take_decided)
+
     async def record(self, audit: AuditRow) -> None:
         """See `ports.MovementStore`."""
         await self._commit(lambda: self._memory.record(audit))

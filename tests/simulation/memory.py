@@ -4,13 +4,13 @@ It promises what `gateway.store.ledger` promises, errors included, and `test_sto
 same answers. There are no faults here (`frail` has them): a step is one commit, all of it or nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from gateway.errors import NotFound, ServiceUnknown, TokenInUse, TokenUnusable
 from gateway.rules.journal import Entry, entries
-from gateway.rules.lifecycle import ENDS, OPEN, Event, Kind, Progress, after, sources
+from gateway.rules.lifecycle import ENDS, OPEN, VERDICTS, Event, Kind, Progress, Verdict, after, sources
 from gateway.rules.recovery import FIRST_LOOK_S
 from gateway.services.intents import movement_of
 from gateway.services.ports import (
@@ -38,44 +38,12 @@ from gateway.store.ledger import REQUEST_LIFE, NothingCommitted
 from gateway.store.postgres import INDEX_STATES, LEASE, OLDER_INDEX_STATES
 from keys.audit import AuditRow
 from keys.ring import WrappedDek
+from tests.simulation.rows import KeyRow, MovementRow, TokenRow
 
 FIRST = frozenset({Kind.SALE, Kind.AUTHORIZATION})
 CAPTURING = frozenset({Kind.SALE, Kind.CAPTURE})
 
 Id = tuple[str, str]  # department and id
-
-
-@dataclass(slots=True)
-class KeyRow:
-    """What stands under an Idempotency-Key."""
-
-    claim: Claim
-    lease_until: datetime
-    answer: Answer | None = None
-
-
-@dataclass(slots=True)
-class TokenRow:
-    """A token and what it seals."""
-
-    token: Token
-    sealed: bytes | None
-
-
-@dataclass(slots=True)
-class MovementRow:
-    """A movement and what only the database knows of it. `movement.running` is worked out when it is read."""
-
-    movement: Movement
-    first_sent_at: datetime
-    lease_until: datetime
-    looks: int = 0
-    resend_until: datetime | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether nobody knows yet what became of it."""
-        return self.movement.progress in OPEN
 
 
 @dataclass
@@ -93,6 +61,7 @@ class Memory:
     fingerprints: dict[tuple[str, int, bytes], str] = field(default_factory=dict)
     charges_: dict[Id, Charge] = field(default_factory=dict)
     movements: dict[Id, MovementRow] = field(default_factory=dict)
+    verdicts: dict[Id, Verdict] = field(default_factory=dict)
     journal: dict[Id, tuple[Entry, ...]] = field(default_factory=dict)
     audit: list[AuditRow] = field(default_factory=list)
 
@@ -408,6 +377,36 @@ class Memory:
         begun = self._begun(department, row.movement.movement_id, with_card=True)
         self.audit.append(audit(begun.movement))
         return Resend(begun, (until - now).total_seconds())
+
+    # -- what an approver says
+
+    def take_decided(
+        self, department: str, render: Render, audit: Callable[[Movement, Event], AuditRow]
+    ) -> Begun | Finished | None:
+        """See `ports.ChargeStore`."""
+        decided = [row for row in self.waiting((department,)) if row.id in self.verdicts]
+        if not decided:
+            return None
+        row, now = decided[0], self.now()
+        event = VERDICTS[self.verdicts[row.id]]
+        told = audit(row.movement, event)
+        if event in ENDS:
+            return self.finish(row.movement, event, None, render, told)
+        row.movement = replace(
+            row.movement,
+            progress=after(row.movement.progress, event),
+            epoch=row.movement.epoch + 1,
+            sends=row.movement.sends + 1,
+            not_after=now + REQUEST_LIFE,
+        )
+        row.first_sent_at, row.lease_until = now, now + LEASE
+        self.audit.append(told)
+        return self._begun(department, row.movement.movement_id, with_card=False)
+
+    def waiting(self, departments: Collection[str]) -> Sequence[MovementRow]:
+        """Refunds that wait for an approver, or for an api process to hear what was said; oldest first."""
+        rows = [row for (of, _), row in self.movements.items() if of in departments and row.awaiting]
+        return sorted(rows, key=lambda row: (row.movement.created_at, row.movement.movement_id))
 
     # -- what there is
 

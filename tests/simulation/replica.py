@@ -113,7 +113,7 @@ class Replica:
         self.charges = Charges(store, vault, self.mint, sender, pen, self.clock, CITY_TIME, self.at)
         self.movements = Movements(store, sender, pen, self.clock, self.at)
         resender = Resender(store, sender, pen, self.clock, self.at)
-        self.spawn(self._turns(resender.turn, city.something_marked))
+        self.spawn(self._turns(resender.turn, city.something_to_send))
 
     async def gate(self) -> None:
         """Where every port begins and ends: no way through while the process sleeps, and none out of a dead one."""

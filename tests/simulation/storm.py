@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from tests.simulation.checker import judge
 from tests.simulation.city import City
 from tests.simulation.coverage import sights
+from tests.simulation.desk import sit_at
 from tests.simulation.founding import found, rings, seeded_ids
 from tests.simulation.history import Body
 from tests.simulation.resident import Resident
@@ -67,6 +68,8 @@ async def _live(city: City) -> float:
     city.stormy = True
     residents = [Resident(city, number) for number in range(city.swarm.residents)]
     living = asyncio.gather(*(resident.live() for resident in residents))
+    if city.refund_minor_max is not None:
+        city.loop.create_task(sit_at(city))
     hazards = [city.loop.create_task(work) for work in _hazards(city)]
     await asyncio.sleep(city.swarm.storm_s)
     for hazard in hazards:

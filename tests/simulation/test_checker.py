@@ -13,7 +13,7 @@ from tests.simulation.checker import CHECKS, judge
 from tests.simulation.city import City
 from tests.simulation.founding import number
 from tests.simulation.history import Body, Call, End
-from tests.simulation.memory import MovementRow
+from tests.simulation.rows import MovementRow
 from tests.simulation.storm import live_through
 
 Doctor = Callable[[City, list[Mapping[str, Any]]], object]
@@ -131,6 +131,12 @@ def surprised(city: City, _logs: object) -> None:
     city.broken.append("AssertionError: internal error")
 
 
+def not_approved(city: City, _logs: object) -> None:
+    """A refund above the limit was carried out, and nobody had approved it."""
+    city.refund_minor_max = a_movement(city, Kind.REFUND).movement.amount_minor - 1
+    city.memory.verdicts.clear()
+
+
 DOCTORED: Sequence[tuple[str, Doctor]] = (
     ("I1", twice_done),
     ("I2", other_amount),
@@ -144,6 +150,7 @@ DOCTORED: Sequence[tuple[str, Doctor]] = (
     ("I10", not_audited),
     ("I12", number_in_a_log),
     ("I13", other_body),
+    ("A", not_approved),
     ("T", token_as_good_as_new),
     ("W", sent_with_other_bytes),
     ("X", surprised),

@@ -33,6 +33,9 @@ SQL_BUGS = (
     ("take_marked", "resend_until > now()", "resend_until IS NOT NULL"),
     ("move_refund", "refunding_minor = refunding_minor - $3", "refunding_minor = refunding_minor - $3 + $4"),
     ("begin_refund", "refunding_minor + $3", "refunding_minor + $3 - 1"),
+    ("lock_decided", "ORDER BY m.created_at", "ORDER BY m.created_at DESC"),
+    ("release", "not_after = now() + $4", "not_after = not_after + $4 - $4"),
+    ("release", "epoch = epoch + 1", "epoch = epoch"),
     ("movements", "m.epoch = 0 AND", ""),
     ("insert_movement", "now() + $14, now() + $15", "now() + $15, now() + $14"),
 )
@@ -49,7 +52,7 @@ class Comparison:
         services = frozenset((department, SERVICE) for department in (PARKS, UTILITIES))
         generations = {GENERATION: "active", RETIRED: "retired"}
         self._memory = Memory(lambda: self._now, (PARKS, UTILITIES), services, generations, dict(FINGERPRINTS))
-        self._twins = Twins(self._rng, self._memory, twin.api, twin.worker)
+        self._twins = Twins(self._rng, self._memory, twin.api, twin.worker, twin.admin)
         self.ends: Counter[str] = Counter()
 
     async def differs(self) -> str | None:
@@ -77,7 +80,7 @@ async def test_both_stores_answer_the_same(twin: Twin) -> None:
         assert differs is None, f"operation {number}, {differs}"
     print(*(f"{count:>6} {end}" for end, count in sorted(comparison.ends.items())), sep="\n")
     assert await comparison.tables_that_differ() == []
-    often = ("begin_charge", "begin_movement", "finish", "take_marked")
+    often = ("begin_charge", "begin_movement", "finish", "take_marked", "take_decided", "decide")
     assert min(comparison.ends[f"{name} gave"] for name in often) > 300
     assert len(comparison.ends) > 25
 

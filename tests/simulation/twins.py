@@ -14,7 +14,8 @@ from typing import Any
 
 from gateway.errors import GatewayError
 from gateway.rules.ids import new_id
-from gateway.rules.lifecycle import OPEN, Event, Kind, Progress
+from gateway.rules.lifecycle import UNDECIDED, Event, Kind, Progress
+from gateway.services.approvals import WaitingRefund
 from gateway.services.ports import (
     Answer,
     Approved,
@@ -31,6 +32,7 @@ from gateway.services.ports import (
     Said,
     Token,
 )
+from gateway.store.approvals import ApprovalStore
 from gateway.store.database import StatementRefused
 from gateway.store.ledger import Ledger, NothingCommitted
 from tests.gateway.store.postgres import (
@@ -46,6 +48,7 @@ from tests.gateway.store.postgres import (
     new_token,
     sealed,
 )
+from tests.simulation.desk import VERDICTS, Desk
 from tests.simulation.memory import Memory
 
 REFUSALS = (GatewayError, KeysMoved, NothingCommitted, StatementRefused)
@@ -58,6 +61,7 @@ EVENTS: Sequence[tuple[Event, Said]] = (
 )
 CARDS = 12
 KEYS = 400
+STAFF = "st_of_the_tests"
 NOBODYS = "ch_aaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 Result = tuple[str, object]
@@ -67,8 +71,10 @@ Result = tuple[str, object]
 class Twins:
     """Two stores that are asked the same."""
 
-    def __init__(self, rng: Random, memory: Memory, api: Ledger, worker: Ledger) -> None:
+    def __init__(self, rng: Random, memory: Memory, api: Ledger, worker: Ledger, admin: ApprovalStore) -> None:
         self._rng = rng
+        self._desk = Desk(memory)
+        self._admin = admin
         self._memory = memory
         self._api = api
         self._worker = worker
@@ -82,6 +88,9 @@ class Twins:
             (12, self._take),
             (8, self._postpone),
             (8, self._take_marked),
+            (6, self._take_decided),
+            (6, self._decide),
+            (1, self._waiting),
             (3, self._begun_after_all),
             (1, self._erase_token),
             (3, self._claimed),
@@ -216,7 +225,8 @@ class Twins:
     def _asked_of(self, charge: Charge, kind: Kind) -> tuple[Asked, Claim]:
         rng, left = self._rng, max(1, charge.left_minor if kind is Kind.REFUND else charge.amount_minor)
         amount = rng.choice((None, rng.randint(1, left), rng.randint(1, left), left, left + 1, 0))
-        what = replace(asked(charge, kind, amount), created_at=self._memory.now())
+        limit = rng.choice((None, rng.randint(1, left), left, 0))
+        what = replace(asked(charge, kind, amount), created_at=self._memory.now(), approval_above_minor=limit)
         if rng.random() < 0.05:
             what = replace(what, charge_id=NOBODYS)
         if rng.random() < 0.05:
@@ -271,6 +281,40 @@ class Twins:
             self._api.take_marked(department, lambda _: row),
         )
 
+    # -- what an approver says
+
+    async def _take_decided(self) -> tuple[Result, Result]:
+        department = self._department()
+        row = audit(department)
+        return await self._both(
+            lambda: self._memory.take_decided(department, _told, lambda _, __: row),
+            self._api.take_decided(department, _told, lambda _, __: row),
+        )
+
+    async def _decide(self) -> tuple[Result, Result]:
+        """About what is found and what is not; mostly what waits, in a department that is reached or not."""
+        rng, reach = self._rng, self._reach()
+        waiting = [row.id for row in self._memory.waiting(self._memory.departments)]
+        ids = waiting if waiting and rng.random() < 0.8 else list(self._memory.movements)
+        _, refund_id = rng.choice(ids or [("", "re_none")])
+        found = await self._both(lambda: self._desk.refund(reach, refund_id), self._admin.refund(reach, refund_id))
+        (_, mine), (_, theirs) = found
+        if mine is None or mine != theirs:
+            return found
+        assert isinstance(mine, WaitingRefund)
+        verdict, row = rng.choice(VERDICTS), audit(mine.department)
+        return await self._both(
+            lambda: self._desk.decide(mine, verdict, row), self._admin.decide(mine, verdict, STAFF, row)
+        )
+
+    async def _waiting(self) -> tuple[Result, Result]:
+        reach, limit = self._reach(), self._rng.choice((1, 200))
+        return await self._both(lambda: self._desk.waiting(reach, limit), self._admin.waiting(reach, limit))
+
+    def _reach(self) -> frozenset[str]:
+        departments = self._memory.departments
+        return frozenset(self._rng.choice((departments, departments, departments[:1], ())))
+
     # -- what there is
 
     async def _claimed(self) -> tuple[Result, Result]:
@@ -324,7 +368,7 @@ class Twins:
     def _some_movement(self) -> Movement:
         """As it stands, or as it once stood; open ones more often than not."""
         rows = list(self._memory.movements.values())
-        still = [row for row in rows if row.movement.progress in OPEN]
+        still = [row for row in rows if row.movement.progress in UNDECIDED]
         row = self._rng.choice(still if still and self._rng.random() < 0.8 else rows)
         known = [each for each in self._seen if (each.department, each.movement_id) in self._memory.movements]
         return self._rng.choice(known) if known and self._rng.random() < 0.2 else row.movement
@@ -342,7 +386,7 @@ def contents(memory: Memory) -> dict[str, list[tuple[object, ...]]]:
     """The tables of memory, as rows to be compared with those of PostgreSQL."""
     return {
         "movements": sorted(
-            (*_movement(row.movement), row.looks, row.lease_until, row.resend_until)
+            (*_movement(row.movement), row.looks, row.lease_until, row.resend_until, row.first_sent_at)
             for row in memory.movements.values()
         ),
         "charges": sorted(
@@ -354,6 +398,7 @@ def contents(memory: Memory) -> dict[str, list[tuple[object, ...]]]:
             for (_, route, key), row in memory.keys.items()
         ),
         "tokens": sorted((t.token.token_id, t.token.status, t.token.fingerprint_id) for t in memory.tokens.values()),
+        "approvals": sorted((movement_id, verdict) for (_, movement_id), verdict in memory.verdicts.items()),
         "journal": sorted(
             (movement_id, line, str(entry.debit), str(entry.credit), entry.amount_minor)
             for (_, movement_id), posted in memory.journal.items()
@@ -366,12 +411,13 @@ def contents(memory: Memory) -> dict[str, list[tuple[object, ...]]]:
 
 
 TABLES = {
-    "movements": "SELECT movement_id, progress, epoch, sends, decline_code, looks, lease_until, resend_until "
-    "FROM gateway.movements",
+    "movements": "SELECT movement_id, progress, epoch, sends, decline_code, not_after, looks, lease_until, "
+    "resend_until, first_sent_at FROM gateway.movements",
     "charges": "SELECT charge_id, kind, progress, captured_minor, refunded_minor, refunding_minor "
     "FROM gateway.charges",
     "keys": "SELECT idempotency_key, route, subject_id, card_part IS NULL, body FROM gateway.idempotency",
     "tokens": "SELECT token_id, status, fingerprint_id FROM gateway.tokens",
+    "approvals": "SELECT movement_id, verdict FROM gateway.refund_approvals",
     "journal": "SELECT movement_id, line, debit, credit, amount_minor FROM gateway.journal",
     "fingerprints": "SELECT key_version, card_index, fingerprint_id FROM gateway.fingerprints",
     "deks": "SELECT record_id, generation FROM gateway.deks",
@@ -380,9 +426,10 @@ TABLES = {
 """The same of PostgreSQL."""
 
 
-def _movement(movement: Movement) -> tuple[str, str, int, int, str | None]:
+def _movement(movement: Movement) -> tuple[object, ...]:
     progress = str(movement.progress)
-    return movement.movement_id, progress, movement.epoch, movement.sends, movement.decline_code
+    sent = movement.epoch, movement.sends, movement.decline_code, movement.not_after
+    return movement.movement_id, progress, *sent
 
 
 def _named(refusal: Exception) -> Result:

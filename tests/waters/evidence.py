@@ -23,7 +23,8 @@ from keys.audit import Outcome as AuditOutcome
 from tests.simulation.book import Account, Book, Deed, Order
 from tests.simulation.checker import judge
 from tests.simulation.city import City as Simulated
-from tests.simulation.memory import Memory, MovementRow, TokenRow
+from tests.simulation.memory import Memory
+from tests.simulation.rows import MovementRow, TokenRow
 from tests.simulation.swarm import Fault
 from tests.waters.city import City
 from tests.waters.tempo import SCALE

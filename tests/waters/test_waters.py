@@ -1,4 +1,4 @@
-"""Three hundred seeds on a real PostgreSQL: nothing doubled, lost, answered wrongly or stuck, and enough was seen."""
+"""Two hundred seeds on a real PostgreSQL: nothing doubled, lost, answered wrongly or stuck, and enough was seen."""
 
 import os
 import time
@@ -6,12 +6,13 @@ import time
 import pytest
 
 from tests.waters.__main__ import described, summary
-from tests.waters.coverage import SEEDS, below, table
+from tests.waters.coverage import below, table
 from tests.waters.fleet import sail_all
 
 pytestmark = pytest.mark.server
 
 START = int(os.environ.get("GATEWAY_TEST_SEEDS_FROM", "0"))
+SEEDS = 200
 JOBS = 2
 
 

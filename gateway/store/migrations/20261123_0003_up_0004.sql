@@ -82,7 +82,9 @@ CREATE TABLE gateway.sign_in_tries (
 -- A refund above its application's limit: held back until an approver has decided, which is written once.
 ALTER TABLE gateway.movements DROP CONSTRAINT movements_progress_check, ADD CONSTRAINT movements_progress_check
   CHECK (progress IN ('awaiting_approval', 'sending', 'unknown', 'in_review', 'done', 'refused', 'failed')),
-  ADD CHECK (progress <> 'awaiting_approval' OR kind = 'refund');
+  DROP CONSTRAINT movements_sends_check,
+  ADD CHECK (sends > 0 OR sends = 0 AND kind = 'refund' AND progress IN ('awaiting_approval', 'failed')),
+  ADD CHECK (progress <> 'awaiting_approval' OR kind = 'refund' AND sends = 0);
 CREATE INDEX movements_awaiting ON gateway.movements (department_id, created_at, movement_id)
   WHERE progress = 'awaiting_approval';
 CREATE TABLE gateway.refund_approvals (
@@ -98,8 +100,9 @@ CREATE TABLE gateway.refund_approvals (
 DO $$
 DECLARE
   own text := 'department_id = current_setting(''gateway.department'', true)';
-  -- What staff may see: the departments of who asks, which each transaction of the admin process names.
-  seen text := 'department_id = ANY (string_to_array(current_setting(''gateway.departments'', true), '',''))';
+  -- What staff may see: the departments of who asks, which each look of the admin process names; when it writes, the
+  -- one that it writes for.
+  seen text := own || ' OR department_id = ANY (string_to_array(current_setting(''gateway.departments'', true), '',''))';
   role text;
   name text;
 BEGIN
@@ -113,15 +116,18 @@ BEGIN
   FOREACH name IN ARRAY ARRAY['services', 'tokens', 'charges', 'movements', 'journal', 'refund_approvals'] LOOP
     EXECUTE format('CREATE POLICY staff_sees ON gateway.%I FOR SELECT TO gateway_admin USING (%s)', name, seen);
   END LOOP;
-  -- As before, and from where it waits.
+  -- As before; and what waits moves only once it was decided about, whatever the code does.
   EXECUTE 'DROP POLICY gateway_api_moves ON gateway.movements';
   EXECUTE format('CREATE POLICY gateway_api_moves ON gateway.movements FOR UPDATE TO gateway_api
-    USING (%s AND progress IN (''awaiting_approval'', ''sending'', ''unknown'', ''in_review'')) WITH CHECK (%s)',
+    USING (%s AND (progress IN (''sending'', ''unknown'', ''in_review'') OR progress = ''awaiting_approval'' AND EXISTS (
+      SELECT FROM gateway.refund_approvals a
+      WHERE a.department_id = movements.department_id AND a.movement_id = movements.movement_id))) WITH CHECK (%s)',
     own, own);
 END $$;
 
 GRANT SELECT ON gateway.personal_fields, gateway.denied_certificates, gateway.refund_approvals TO gateway_api;
 GRANT UPDATE (last_used_at) ON gateway.api_keys TO gateway_api;
+GRANT UPDATE (first_sent_at, not_after) ON gateway.movements TO gateway_api;
 
 -- `admin`: reads the ledger of the departments that it names, never a sealed byte, and decides about refunds.
 GRANT SELECT ON gateway.departments, gateway.services, gateway.movements, gateway.journal TO gateway_admin;
@@ -131,7 +137,7 @@ GRANT SELECT (department_id, charge_id, application_id, token_id, amount_minor, 
               decline_class, decline_code, created_at) ON gateway.charges TO gateway_admin;
 GRANT SELECT (department_id, token_id, brand, last4, status) ON gateway.tokens TO gateway_admin;
 GRANT SELECT, INSERT ON gateway.refund_approvals TO gateway_admin;
-GRANT SELECT, UPDATE (password_hash, password_must_change, earlier_hashes, totp_step, last_signed_in_at)
+GRANT SELECT, UPDATE (password_hash, password_must_change, earlier_hashes, totp_sealed, totp_step, last_signed_in_at)
   ON gateway.staff TO gateway_admin;
 GRANT SELECT, INSERT, UPDATE (seen_at, ended_at) ON gateway.staff_sessions TO gateway_admin;
 GRANT SELECT, INSERT, UPDATE (tries, locked_until, tried_at) ON gateway.sign_in_tries TO gateway_admin;

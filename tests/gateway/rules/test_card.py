@@ -382,3 +382,21 @@ def test_our_own_ids_and_times_raise_no_alarm(brands: Brands) -> None:
     for moment in moments:
         text = f"{new_id('ch')} {moment.isoformat()} {moment:%Y%m%d%H%M%S} {moment.timestamp() * 1e6:.0f}"
         assert not brands.find(text), text
+
+
+@pytest.mark.parametrize("number", [*PUBLISHED, *TRIGGERS])
+def test_published_numbers_are_nobody_s_card_in_production(brands: Brands, number: str) -> None:
+    """Every published test number is taken in a demo, and refused where real cards are."""
+    _card(brands, 12, 2031, number)
+    with pytest.raises(CardRefused) as refused:
+        _card(Brands.load(refuse_published=True), 12, 2031, number)
+    assert refused.value.pointers == ("/card/number",)
+    assert number not in str(refused.value)
+
+
+def test_production_takes_every_other_number() -> None:
+    """A number beside a published one is a card like any other, and a published one in a text is still found."""
+    production = Brands.load(refuse_published=True)
+
+    assert _card(production, 12, 2031, canary(7)).last4 == canary(7)[-4:]
+    assert production.find(VISA)

@@ -19,10 +19,13 @@ from gateway.rules.lifecycle import (
     MEANINGS,
     OPEN,
     REQUESTED,
+    UNDECIDED,
+    VERDICTS,
     Event,
     IllegalEvent,
     Kind,
     Progress,
+    RefundStatus,
     Status,
     after,
     amount_to_capture,
@@ -30,9 +33,12 @@ from gateway.rules.lifecycle import (
     diagram,
     require_may_begin,
     sources,
+    where_to_begin,
 )
 
 LEADS = {
+    ("awaiting_approval", "release"): "sending",
+    ("awaiting_approval", "reject"): "failed",
     ("sending", "lost"): "unknown",
     ("sending", "park"): "in_review",
     ("sending", "do"): "done",
@@ -55,7 +61,9 @@ SHOWN: dict[str, dict[str, str]] = {
     "authorization": IN_DOUBT | {"done": "authorized", "refused": "declined", "failed": "failed"},
     "capture": IN_DOUBT | BACK | {"done": "succeeded"},
     "void": IN_DOUBT | BACK | {"done": "voided"},
-    "refund": IN_DOUBT | {"in_review": "pending", "done": "succeeded", "refused": "failed", "failed": "failed"},
+    "refund": IN_DOUBT
+    | {"in_review": "pending", "done": "succeeded", "refused": "failed", "failed": "failed"}
+    | {"awaiting_approval": "awaiting_approval"},
 }
 """The contract's public status of each state: of a charge, and in the last row of a refund."""
 NEVER_CHANGE = {"succeeded", "declined", "failed", "voided"}
@@ -71,6 +79,7 @@ IN_THE_WAY: dict[str, dict[str, type[errors.GatewayError] | None]] = {
 }
 """What a charge of each status answers to each movement that is asked of it."""
 
+WAYS = ("lost", "park", "do", "refuse", "fail")
 TOLD = {
     "sale": ("charge.unclear", "charge.in_review", "charge.captured", "charge.declined", "charge.failed"),
     "authorization": ("charge.unclear", "charge.in_review", "charge.authorized", "charge.declined", "charge.failed"),
@@ -107,38 +116,72 @@ def test_an_event_leads_to_one_place_from_wherever_it_happens() -> None:
 
 
 def test_nothing_leaves_what_is_final() -> None:
-    """Done, refused and failed have no edge out; what is open has one to each of them."""
-    assert {progress.value for progress in OPEN} == {progress.value for progress in Progress} - FINAL
-    assert {source for source, _ in EDGES} == set(OPEN)
+    """Done, refused and failed have no edge out; what is under way has one to each of them."""
+    assert {progress.value for progress in UNDECIDED} == {progress.value for progress in Progress} - FINAL
+    assert {source for source, _ in EDGES} == set(UNDECIDED)
     for progress in OPEN:
         assert {target.value for (source, _), target in EDGES.items() if source is progress} >= FINAL
 
 
+def test_what_waits_for_an_approver_is_moved_by_nothing_else() -> None:
+    """Not among what is under way: no worker's event touches it, and nothing leads back to it."""
+    assert set(UNDECIDED) - set(OPEN) == {Progress.AWAITING}
+    assert {event for source, event in EDGES if source is Progress.AWAITING} == set(VERDICTS.values())
+    assert Progress.AWAITING not in EDGES.values()
+    assert not {event for source, event in EDGES if source in OPEN} & set(VERDICTS.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount", "limit", "begins"),
+    [
+        (Kind.REFUND, 1, None, "sending"),
+        (Kind.REFUND, 499, 500, "sending"),
+        (Kind.REFUND, 500, 500, "sending"),
+        (Kind.REFUND, 501, 500, "awaiting_approval"),
+        (Kind.CAPTURE, 501, 500, "sending"),
+        (Kind.VOID, 501, 500, "sending"),
+    ],
+)
+def test_only_a_refund_above_the_limit_waits(kind: Kind, amount: int, limit: int | None, begins: str) -> None:
+    """Equal to the limit is within it; no limit holds nothing back, and nothing but refunds is held back."""
+    assert where_to_begin(kind, amount, limit).value == begins
+
+
 def test_every_place_can_be_reached() -> None:
-    """From `sending`, where every movement begins, and nothing leads back to it."""
-    reached, before = {Progress.SENDING}, set[Progress]()
+    """From where movements begin, and nothing but an approver's word leads back there."""
+    reached, before = {Progress.SENDING, Progress.AWAITING}, set[Progress]()
     while reached != before:
         before = set(reached)
         reached |= {target for (source, _), target in EDGES.items() if source in before}
 
     assert reached == set(Progress)
-    assert Progress.SENDING not in EDGES.values()
+    assert [edge for edge, target in EDGES.items() if target is Progress.SENDING] == [
+        (Progress.AWAITING, Event.RELEASE)
+    ]
 
 
-@pytest.mark.parametrize(("kind", "progress"), list(product(Kind, Progress)))
+def test_what_has_no_meaning_is_no_state() -> None:
+    """Each kind can stand in each place, but for waiting for an approver: only refunds do."""
+    assert set(product(Kind, Progress)) - set(MEANINGS) == {
+        (kind, Progress.AWAITING) for kind in Kind if kind is not Kind.REFUND
+    }
+
+
+@pytest.mark.parametrize(("kind", "progress"), MEANINGS)
 def test_every_state_has_its_meaning_outside(kind: Kind, progress: Progress) -> None:
     """Public status and finality of each pair are those of the contract."""
     meaning = MEANINGS[kind, progress]
 
     assert meaning.status == SHOWN[kind.value][progress.value]
+    assert meaning.status in get_args(RefundStatus if kind is Kind.REFUND else Status)
     assert meaning.final is (meaning.status in NEVER_CHANGE)
-    assert meaning.final or kind is not Kind.REFUND or progress in OPEN
+    assert meaning.final or kind is not Kind.REFUND or progress in UNDECIDED
 
 
 def test_only_an_authorization_waits_for_more_without_doubt() -> None:
     """A charge that is neither in doubt nor final is authorized; nothing of a refund is."""
     waiting = {
-        pair: meaning.status for pair, meaning in MEANINGS.items() if not meaning.final and pair[1] not in OPEN
+        pair: meaning.status for pair, meaning in MEANINGS.items() if not meaning.final and pair[1] not in UNDECIDED
     }
 
     assert set(waiting.values()) == {"authorized"}
@@ -170,12 +213,13 @@ def test_a_charge_begins_with_what_follows_nothing() -> None:
 
 def test_every_edge_of_every_kind_has_its_audit_event() -> None:
     """Each says what happened to what; what becomes of a refused or failed movement is never called done."""
-    table = {(kind, event): AUDIT[kind, event] for kind in Kind for event in Event}
+    approvers = {(Kind.REFUND, Event.RELEASE): "refund.released", (Kind.REFUND, Event.REJECT): "refund.rejected"}
 
-    assert table == {
-        (Kind(kind), event): word for kind, words in TOLD.items() for event, word in zip(Event, words, strict=True)
+    assert dict(AUDIT) == approvers | {
+        (Kind(kind), Event(event)): word
+        for kind, words in TOLD.items()
+        for event, word in zip(WAYS, words, strict=True)
     }
-    assert len(AUDIT) == len(Kind) * len(Event)
 
 
 # --- amounts ----------------------------------------------------------------------------------------------------
@@ -252,12 +296,17 @@ def arrows() -> set[tuple[str, str, str]]:
 def test_the_diagram_has_every_edge_and_no_other() -> None:
     """Each edge of each kind with its audit event, each beginning, and what may follow what."""
     lives = {
-        (f"{kind}_{source}", f"{kind}_{target}", TOLD[kind][list(Event).index(Event(event))])
+        (f"{kind}_{source}", f"{kind}_{target}", TOLD[kind][WAYS.index(event)])
         for kind in TOLD
         for (source, event), target in LEADS.items()
+        if event in WAYS
+    }
+    lives |= {
+        ("refund_awaiting_approval", "refund_sending", "refund.released"),
+        ("refund_awaiting_approval", "refund_failed", "refund.rejected"),
     }
     births = {("[*]", f"{kind}_sending", "card.opened, card.received") for kind in ("sale", "authorization")}
-    births |= {("[*]", "refund_sending", "refund.requested")}
+    births |= {("[*]", f"refund_{first}", "refund.requested") for first in ("sending", "awaiting_approval")}
     authorized = ("authorization_done", "capture_refused", "capture_failed", "void_refused", "void_failed")
     follow = {
         (source, f"{kind}_sending", f"{kind}.requested") for source in authorized for kind in ("capture", "void")
@@ -271,7 +320,7 @@ def test_the_diagram_names_every_state() -> None:
     matches = [match for line in diagram().splitlines() if (match := LABEL.fullmatch(line))]
     drawn = {match[1]: (match[4], match[5] is not None) for match in matches}
 
-    assert len(matches) == len(drawn) == len(Kind) * len(Progress)
+    assert len(matches) == len(drawn) == len(MEANINGS)
     assert drawn == {
         f"{kind}_{progress}": (status, status in NEVER_CHANGE)
         for kind, statuses in SHOWN.items()

@@ -1,19 +1,25 @@
-"""Who may call: a register that is never older than two seconds."""
+"""Who may call: a register that is never older than two seconds, with the quota and the last use of each key."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from gateway.errors import NotIdentified, Unavailable
+from gateway.errors import CertificateRefused, NotIdentified, TooManyRequests, Unavailable
 from gateway.rules.access import Application, Credential, NewApiKey, new_api_key
+from gateway.rules.certificates import ClientCertificate, RevocationList, Revocations
 from gateway.services import callers as module
-from gateway.services.callers import FRESH_S, Callers
+from gateway.services.callers import FRESH_S, NOTE_EVERY_S, Callers
 from keys.primitives import new_key
-from tests.gateway.services.conftest import Clock
+from tests.gateway.services.conftest import START, Clock
 
-PARKS = Application("parks", "app_1", 50_000, None)
+PARKS = Application("parks", "app_1", 50_000, "urn:city:parks")
 DIGEST_KEYS = {1: new_key()}
+YEAR = timedelta(days=365)
+SHOWN = ClientCertificate(("urn:city:parks",), b"f" * 32, b"city", 7, START - YEAR, START + YEAR)
+LIST = RevocationList(b"city", frozenset(), START - YEAR, START + YEAR)
 
 
 class Credentials:
@@ -21,6 +27,8 @@ class Credentials:
 
     def __init__(self) -> None:
         self.valid: dict[str, Credential] = {}
+        self.denied: set[bytes] = set()
+        self.noted: list[Mapping[str, Collection[str]]] = []
         self.away = self.hangs = False
         self.looks = 0
 
@@ -32,11 +40,29 @@ class Credentials:
             await asyncio.Event().wait()
         return dict(self.valid)
 
-    def add(self) -> NewApiKey:
-        """Register a key of the parks."""
+    async def denied_certificates(self) -> Collection[bytes]:
+        return frozenset(self.denied)
+
+    async def note_use(self, key_ids: Mapping[str, Collection[str]]) -> None:
+        if self.away:
+            raise Unavailable
+        self.noted.append(key_ids)
+
+    def add(self, application: Application = PARKS) -> NewApiKey:
+        """Register a key of an application."""
         key = new_api_key(DIGEST_KEYS)
-        self.valid[key.key_id] = Credential(key.digest_key, key.digest, PARKS)
+        self.valid[key.key_id] = Credential(key.digest_key, key.digest, application)
         return key
+
+
+class Lists:
+    """Implements `callers.RevocationSource` in memory."""
+
+    def __init__(self) -> None:
+        self.lists: tuple[RevocationList, ...] = (LIST,)
+
+    async def look(self) -> Revocations:
+        return Revocations(self.lists, frozenset({b"city"}))
 
 
 @pytest.fixture
@@ -51,9 +77,9 @@ def callers(store: Credentials, clock: Clock) -> Callers:
     return Callers(store, DIGEST_KEYS, clock)
 
 
-async def identify(callers: Callers, key: NewApiKey) -> Application:
+async def identify(callers: Callers, key: NewApiKey, certificate: ClientCertificate | None = None) -> Application:
     """Who sent this key."""
-    return (await callers.register()).identify(f"Bearer {key.secret.reveal()}", None)
+    return await callers.identify(f"Bearer {key.secret.reveal()}", certificate)
 
 
 async def test_a_revoked_key_is_gone(callers: Callers, store: Credentials, clock: Clock) -> None:
@@ -99,3 +125,90 @@ async def test_nobody_queues_behind_a_look_that_hangs(
     async with asyncio.timeout(0.5):
         ends = await asyncio.gather(*(callers.register() for _ in range(20)), return_exceptions=True)
     assert [type(end) for end in ends] == [Unavailable] * 20
+
+
+async def test_a_key_ends_between_two_looks(callers: Callers, store: Credentials, clock: Clock) -> None:
+    """Its time is compared by the process's clock at every request, not when the register was read."""
+    key = store.add()
+    store.valid[key.key_id] = replace(store.valid[key.key_id], expires_at=clock.now() + timedelta(seconds=1))
+    assert await identify(callers, key) is PARKS
+    clock.seconds += 1
+    with pytest.raises(NotIdentified):
+        await identify(callers, key)
+    assert store.looks == 1
+
+
+@pytest.mark.parametrize("how", ["denied", "revoked", "no list"])
+async def test_what_speaks_against_a_certificate_is_known_in_two_seconds(
+    store: Credentials, clock: Clock, how: str
+) -> None:
+    """A certificate that served is refused once it is denied or revoked, or its list gone; its key alone is not."""
+    lists, key = Lists(), store.add()
+    callers = Callers(store, DIGEST_KEYS, clock, lists)
+    assert await identify(callers, key, SHOWN) is PARKS
+    if how == "denied":
+        store.denied.add(SHOWN.fingerprint)
+    else:
+        lists.lists = (replace(LIST, serials=frozenset({SHOWN.serial})),) if how == "revoked" else ()
+    clock.seconds += FRESH_S
+    with pytest.raises(CertificateRefused):
+        await identify(callers, key, SHOWN)
+    assert await identify(callers, key) is PARKS
+
+
+async def test_a_process_may_require_certificates(store: Credentials, clock: Clock) -> None:
+    """Then a key alone is nobody's."""
+    key, callers = store.add(), Callers(store, DIGEST_KEYS, clock, certificate_required=True)
+
+    with pytest.raises(NotIdentified):
+        await identify(callers, key)
+    assert await identify(callers, key, SHOWN) is PARKS
+
+
+async def test_the_quota_is_the_application_s(callers: Callers, store: Credentials, clock: Clock) -> None:
+    """Two keys of one application share its bucket; who is not identified empties none."""
+    thrifty = replace(PARKS, requests_per_s_max=2)
+    first, second, stranger = store.add(thrifty), store.add(thrifty), new_api_key(DIGEST_KEYS)
+    for _ in range(5):
+        with pytest.raises(NotIdentified):
+            await identify(callers, stranger)
+    await identify(callers, first)
+    await identify(callers, second)
+    with pytest.raises(TooManyRequests):
+        await identify(callers, first)
+    clock.seconds += 0.5
+    assert await identify(callers, second) is thrifty
+
+
+async def test_use_is_noted_once_a_minute(callers: Callers, store: Credentials, clock: Clock) -> None:
+    """Keys that identified somebody are written, by department, together; nothing is when nobody called."""
+    parks, utilities = store.add(), store.add(replace(PARKS, department="utilities", certificate_san=None))
+    for key in (parks, parks, utilities):
+        await identify(callers, key)
+    with pytest.raises(NotIdentified):
+        await identify(callers, new_api_key(DIGEST_KEYS))
+    await callers.note_use()
+    assert store.noted == []
+    clock.seconds += NOTE_EVERY_S
+    for _ in range(2):
+        await callers.note_use()
+    assert store.noted == [{"parks": [parks.key_id], "utilities": [utilities.key_id]}]
+    clock.seconds += NOTE_EVERY_S
+    await callers.note_use()
+    assert len(store.noted) == 1
+
+
+async def test_use_that_cannot_be_noted_waits(callers: Callers, store: Credentials, clock: Clock) -> None:
+    """Nobody is served worse for it, and it is written the next time."""
+    key = store.add()
+    await identify(callers, key)
+    store.away = True
+    clock.seconds += NOTE_EVERY_S
+    with pytest.raises(Unavailable):
+        await callers.note_use()
+    store.away = False
+    await callers.note_use()
+    assert store.noted == []
+    clock.seconds += NOTE_EVERY_S
+    await callers.note_use()
+    assert store.noted == [{"parks": [key.key_id]}]

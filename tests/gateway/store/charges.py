@@ -1,5 +1,6 @@
 """Charges that stand where a test needs them, brought there by the store's own methods."""
 
+from dataclasses import replace
 from typing import Any
 
 from gateway.rules.lifecycle import Event, Kind
@@ -49,10 +50,15 @@ async def authorized(store: Ledger, **change: Any) -> Charge:
 
 
 async def following(
-    store: Ledger, charge: Charge, kind: Kind, amount_minor: int | None = None, key: str | None = None
+    store: Ledger,
+    charge: Charge,
+    kind: Kind,
+    amount_minor: int | None = None,
+    key: str | None = None,
+    approval_above_minor: int | None = None,
 ) -> Begun:
     """A capture, void or refund of a charge that was begun and not finished; raises what forbids it."""
-    what = asked(charge, kind, amount_minor)
+    what = replace(asked(charge, kind, amount_minor), approval_above_minor=approval_above_minor)
     started = await store.begin_movement(what, asking(what, key), audit(charge.department))
     assert isinstance(started, Begun)
     return started

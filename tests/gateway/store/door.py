@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import structlog
 
 from gateway.errors import NotIdentified
 from gateway.rules.access import Application
+from gateway.rules.certificates import ClientCertificate
 from gateway.rules.problems import of_status
 from gateway.services.refusals import Refusals
 from gateway.store.ledger import Ledger
@@ -24,8 +25,10 @@ from tests.gateway.store.city import DEPARTMENTS, City, Page, brands, caller
 from tests.gateway.store.postgres import HOST, PARKS
 from tests.system import Reply
 
+Identify = Callable[[str | None, ClientCertificate | None], Awaitable[Application]]
 
-async def identify(authorization: str | None, _sans: tuple[str, ...] | None) -> Application:
+
+async def identify(authorization: str | None, _certificate: ClientCertificate | None) -> Application:
     """Here a department's name is its API key."""
     department = (authorization or "").removeprefix("Bearer ")
     if department not in DEPARTMENTS:
@@ -55,7 +58,7 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(city: City, page: Page) -> AsyncIterator[Door]:
+async def opened(city: City, page: Page, identify: Identify = identify) -> AsyncIterator[Door]:
     """The page's API on a port of its own."""
     sock = socket.create_server((HOST, 0))
     api = Api(

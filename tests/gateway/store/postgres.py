@@ -213,6 +213,19 @@ def asking(what: Asked, key: str | None = None) -> Claim:
     return Claim(ROUTES[what.kind], key or new_id("key"), bytes(32), None, what.movement_id)
 
 
+async def employ(owner: asyncpg.Connection, staff_id: str, *departments: str, role: str = "approver") -> None:
+    """Somebody of the city with an account, of these departments or of all."""
+    await owner.execute(
+        "INSERT INTO gateway.staff (staff_id, username, person, roles, departments, password_must_change,"
+        " oidc_subject, grant_act, granted_by, approved_by, created_at, granted_at)"
+        " VALUES ($1, $2, $1, $3, $4, false, $1, $1, 'ada', 'bob', now(), now())",
+        staff_id,
+        staff_id.replace("_", "."),
+        [role],
+        list(departments) or ["*"],
+    )
+
+
 def shown(token: Token) -> Answer:
     """An answer that says whose token it is, and how that stands."""
     return Answer(201, f"{token.department} {token.status}".encode())

@@ -24,7 +24,7 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.rules.journal import entries
-from gateway.rules.lifecycle import ENDS, MEANINGS, Event, IllegalEvent, Kind, Progress, after
+from gateway.rules.lifecycle import ENDS, MEANINGS, SAID, Event, IllegalEvent, Kind, Progress, after
 from gateway.services.ports import Begun, Charge, Claimed, CommitUnknown, Finished
 from gateway.store.ledger import Ledger
 from tests.gateway.store.charges import SAYS, authorized, begun, captured, followed, following, move, stored
@@ -270,7 +270,7 @@ def require_charge(ended: Finished, was: Charge, status: str) -> None:
     assert (movement.decline_class, movement.decline_code) == (("soft", "05") if refused else (None, None))
 
 
-@pytest.mark.parametrize(("kind", "first"), list(product(Kind, ENDS)))
+@pytest.mark.parametrize(("kind", "first"), list(product(Kind, SAID)))
 async def test_the_first_outcome_stands(store: Ledger, owner: asyncpg.Connection, kind: Kind, first: Event) -> None:
     """After one end every event changes nothing, writes no audit row, and is given the first with its answer."""
     started = await ready(store, kind)
@@ -535,14 +535,15 @@ async def test_an_outcome_whose_commit_was_lost(wire: Wire, frail: Ledger, store
 
 
 async def test_unresolved_movements_are_counted(store: Ledger, borough: str) -> None:
-    """By where they stand, refunds and captures included; what is decided is not counted."""
+    """By where they stand, refunds and captures included, those that wait apart; what is final is not counted."""
     before = await store.unresolved()
-    assert set(before) == {"sending", "unknown", "in_review"}
+    assert set(before) == {"awaiting_approval", "sending", "unknown", "in_review"}
     await captured(store, department=borough)
     charge = await captured(store, department=borough)
     await following(store, charge, Kind.REFUND, 1)
     lost = await following(store, charge, Kind.REFUND, 2)
     await move(store, lost.movement, Event.LOST)
+    await following(store, charge, Kind.REFUND, 3, approval_above_minor=2)
     parked = await following(store, await authorized(store, department=borough), Kind.CAPTURE)
     await move(store, parked.movement, Event.PARK)
     assert await store.unresolved() == {place: count + 1 for place, count in before.items()}

@@ -22,9 +22,9 @@ from gateway.web.bodies import (
     VoidBody,
     card_given,
     charge_request,
-    read_body,
 )
 from gateway.web.problems import response
+from gateway.web.schema import read_body
 from tests.cards import canary
 
 Json = dict[str, Any]

@@ -84,7 +84,7 @@ def test_headers_say_when_to_come_back_and_how_to_identify(kind: type[GatewayErr
     headers = _answer(kind()).headers
 
     assert ("Retry-After" in headers) == (kind in {errors.Unavailable, errors.RequestInProgress})
-    assert ("WWW-Authenticate" in headers) == (kind is errors.NotIdentified)
+    assert ("WWW-Authenticate" in headers) == (kind in {errors.NotIdentified, errors.SignInRefused})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""On whose behalf each command of `gateway` acts; see `keys.cli.actors`, which has those of `keys` and the check."""
+
+from collections.abc import Mapping
+
+from keys.cli.actors import NOBODY, Actors
+
+OWNER: Actors = ("owner",)
+
+ACTORS: Mapping[str, Actors] = {
+    "api": ("api",),
+    "worker": ("worker",),
+    "admin": ("admin",),
+    "stub": ("stub",),
+    "reseal": ("reseal",),
+    "migrate": OWNER,
+    "compare": OWNER,
+    "openapi": NOBODY,
+    "states": NOBODY,
+    "app list": OWNER,
+    "app revoke": OWNER,
+    # A new key's digest is made with the key of the process that will check it; so is what is sealed for staff.
+    **dict.fromkeys(("app add", "app rotate"), ("owner", "api")),
+    "staff add": ("owner", "keys", "admin"),
+    **dict.fromkeys(("staff disable", "staff list"), OWNER),
+    **dict.fromkeys((f"department {verb}" for verb in ("list", "allow", "forbid", "disable", "enable")), OWNER),
+    "access report": ("owner", "keys"),
+}

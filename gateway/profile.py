@@ -1,0 +1,49 @@
+"""What the profile of a file makes of its settings: in production, nothing of a demo may stand there.
+
+The rest of the profile is where it belongs: `services.callers` asks for certificates, `rules.card` refuses published
+test numbers, `gateway stub` does not run.
+"""
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.config import Config
+from gateway.web.certificates import require_no_demo_certificates
+from keys.errors import SettingsRefused
+
+
+def in_production(config: Config) -> bool:
+    """Whether this is the real thing."""
+    return config.profile == "production"
+
+
+def require_profile(config: Config, certificates: Mapping[str, str | None]) -> None:
+    """Raises `SettingsRefused` when a file for production has something of a demo in it, or lacks what it needs.
+
+    `certificates` are those that this process works with, by setting.
+    """
+    if config.api.client_crl is not None and config.api.client_ca is None:
+        raise SettingsRefused("api.client_crl: set api.client_ca too, whose revocations it holds")
+    if not in_production(config):
+        return
+    if config.api.client_ca is None or config.api.client_crl is None:
+        raise SettingsRefused("profile is production: set api.client_ca, and api.client_crl with its revocations")
+    if config.stub is not None:
+        raise SettingsRefused("profile is production: remove the section [stub], which belongs to demos and tests")
+    if _is_this_machine(urlsplit(config.processor.url).hostname or ""):
+        raise SettingsRefused("profile is production: processor.url is this machine; name the processor's own host")
+    for setting, path in certificates.items():
+        if path is not None:
+            require_no_demo_certificates(Path(path), setting)
+
+
+def _is_this_machine(host: str) -> bool:
+    name = host.rstrip(".")
+    try:
+        address = ip_address(name)
+        address = getattr(address, "ipv4_mapped", None) or address
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")  # RFC 6761 §6.3
+    return address.is_loopback or address.is_unspecified

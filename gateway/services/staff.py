@@ -1,0 +1,339 @@
+"""Staff: signing in, being known from then on, changing a password, signing out.
+
+All factors are judged, for a name that nobody has too, and whatever was wrong the answer is `SignInRefused`; the
+audit log alone says which. A try is counted before anything is judged, so that many at once are no more tries than
+few. The database's clock decides what is late, and its row of the account which of two uses of one code is the first.
+
+The database holds no session, only a keyed digest of it: a copy of the database signs nobody in.
+"""
+
+import asyncio
+import base64
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from gateway.errors import NotIdentified, NotPermitted, PasswordMustChange, PasswordRefused, SignInRefused
+from gateway.rules.passwords import (
+    COST,
+    Cost,
+    hash_password,
+    is_current,
+    new_password,
+    require_good_password,
+    require_password,
+)
+from gateway.rules.staff import (
+    EARLIER_KEPT,
+    TRIES_MAX,
+    USERNAME,
+    Account,
+    Proof,
+    Session,
+    SessionKind,
+    Staff,
+    canonical_name,
+)
+from gateway.rules.totp import is_sealed_with_newest, new_seed, open_seed, require_code, seal_seed
+from gateway.services.ports import Clock
+from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
+from keys.errors import BrokenSeal
+from keys.primitives import mac, require_equal, subkey
+from keys.process_keys import newest
+from keys.secret import Secret
+
+AuditOf = Callable[[str], AuditRow]
+"""Renders the row once the database has said whose act it is."""
+Judged = TypeVar("Judged")
+
+SESSION_BYTES = 32
+SESSION = re.compile(r"[A-Za-z0-9_-]{43}")
+AT_ONCE = 2
+"""So many passwords are hashed at a time: each takes 64 MiB and a core."""
+UNKNOWN = "unknown"
+SIGN_IN_REFUSED = "staff.sign_in_refused"
+PASSWORD_CHANGED = "staff.password_changed"  # noqa: S105 - an event
+
+SIGN_IN_FIRST = "Sign in: there is no such session, or it has ended."
+OLD_PASSWORD = "The old password is wrong. After six tries nothing is taken for 30 minutes."  # noqa: S105
+PASSWORD_USED = "This is one of your last four passwords: take another."  # noqa: S105
+NO_PASSWORD = "This account has no password: it signs in at the city's provider."  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A new session, which is shown once, and until when it lasts at most."""
+
+    session: Secret[str]
+    expires: datetime
+    staff: Staff
+    must_change: bool
+
+
+class StaffStore(Protocol):
+    """Accounts, sessions and tries. Each method is one commit."""
+
+    async def account(self, username: str) -> tuple[Account | None, datetime]:
+        """The account of a name, and the database's time."""
+
+    async def reserve_try(self, name_digest: bytes, refused: AuditRow) -> int | None:
+        """Count a try: which one since the last success or lock. None, and the row, while the name is locked."""
+
+    async def refuse(self, name_digest: bytes, number: int, refused: AuditRow, locked: AuditRow) -> None:
+        """A try was in vain: the last one locks, if nobody has succeeded meanwhile."""
+
+    async def clear_tries(self, name_digest: bytes) -> None:
+        """Whoever has the name has proved it."""
+
+    async def sign_in(
+        self, proof: Proof, kind: SessionKind, session: bytes, name_digest: bytes, audit: AuditRow
+    ) -> Session | None:
+        """Use the factors and open a session. None: the code's step is used, or the account is not as it was."""
+
+    async def sign_in_by_subject(self, subject: str, session: bytes, audit: AuditOf) -> Session | None:
+        """Open a session for who has this name at the provider; None when nobody who is usable has."""
+
+    async def identify(self, sessions: list[bytes]) -> Session | None:
+        """The live session under one of these digests, used now."""
+
+    async def end(self, sessions: list[bytes], audit: AuditOf) -> None:
+        """End a session, if it is live."""
+
+    async def change_password(
+        self, staff: Staff, was: str, becomes: str, earlier: tuple[str, ...], name_digest: bytes, audit: AuditRow
+    ) -> bool:
+        """Keep another password, and end all sessions of the account but this one; False: it is not as it was."""
+
+    async def record(self, audit: AuditRow) -> None:
+        """Write one audit row."""
+
+
+class StaffSessions:
+    """Who is signed in.
+
+    `keys` are the admin's `staff-sealing` keys by number; `cost` is what new passwords take; `breached` is the file
+    of `gateway.rules.passwords.require_good_password`.
+    """
+
+    def __init__(
+        self,
+        store: StaffStore,
+        keys: Mapping[int, Secret[bytes]],
+        pen: AuditPen,
+        clock: Clock,
+        *,
+        cost: Cost = COST,
+        breached: Path | None = None,
+    ) -> None:
+        self._store, self._pen, self._clock = store, pen, clock
+        self._cost, self._breached = cost, breached
+        self._threads = ThreadPoolExecutor(AT_ONCE, "factors")
+        self._nobodys_hash = hash_password(new_password(), cost)
+        self.renew(keys)
+
+    def renew(self, keys: Mapping[int, Secret[bytes]]) -> None:
+        """Go on with these keys: they were rotated."""
+        self._keys = keys
+        self._nobodys_seed = seal_seed(keys, UNKNOWN, new_seed())
+
+    # -- signing in
+
+    async def sign_in(
+        self, username: str, password: Secret[str], code: str, kind: SessionKind, request_id: str
+    ) -> SignedIn:
+        """A new session for who has name, password and code; raises `SignInRefused`, whatever is wrong."""
+        name = canonical_name(username)
+        name_digest = self._name_digest(name)
+        account, now = await self._store.account(name if USERNAME.fullmatch(name) else "")
+        actor = account.staff_id if account else UNKNOWN
+
+        def refused(reason: str) -> AuditRow:
+            return self._row(SIGN_IN_REFUSED, Outcome.REFUSED, actor, request_id, reason)
+
+        number = await self._store.reserve_try(name_digest, refused("locked"))
+        if number is None:
+            raise SignInRefused
+        faults, proof = await self._in_thread(lambda: self._judge(account, password, code, now))
+        if not faults:
+            session, digest = self._new_session()
+            done = self._row("staff.signed_in", Outcome.DONE, actor, request_id)
+            opened = await self._store.sign_in(proof, kind, digest, name_digest, done)
+            if opened is not None:
+                return SignedIn(session, opened.expires, opened.staff, opened.must_change)
+            faults = ["code_used"]
+        await self._refuse(name_digest, number, refused(faults[0]))
+        raise SignInRefused
+
+    async def sign_in_by_provider(self, subject: str, request_id: str) -> SignedIn:
+        """A new session for whom the city's provider knows by this name; raises `SignInRefused`."""
+        session, digest = self._new_session()
+
+        def done(staff_id: str) -> AuditRow:
+            return self._row("staff.signed_in", Outcome.DONE, staff_id, request_id, "provider")
+
+        # What a database cannot store as text is nobody's name, either.
+        known = subject if subject.isprintable() else ""
+        opened = await self._store.sign_in_by_subject(known, digest, done)
+        if opened is None:
+            await self._store.record(self._row(SIGN_IN_REFUSED, Outcome.REFUSED, UNKNOWN, request_id, "provider"))
+            raise SignInRefused
+        return SignedIn(session, opened.expires, opened.staff, opened.must_change)
+
+    def _judge(
+        self, account: Account | None, password: Secret[str], code: str, now: datetime
+    ) -> tuple[list[str], Proof]:
+        """All factors, of an account or of nobody's in its place; the faults that were found, worst first.
+
+        What is kept of them follows cost and key of today: a sign-in is when password and seed are at hand.
+        """
+        faults = [] if account is not None and account.usable else ["ended" if account else "unknown"]
+        staff_id, kept, sealed = UNKNOWN, self._nobodys_hash, self._nobodys_seed
+        if account is not None and account.password_hash is not None and account.totp_sealed is not None:
+            staff_id, kept, sealed = account.staff_id, account.password_hash, account.totp_sealed
+        elif account is not None:
+            faults.append("no_password")
+        proof = Proof(staff_id, kept, 0, kept, sealed)
+        with _noting(faults, "password"):
+            require_password(kept, password)
+        with _noting(faults, "code"):
+            seed = open_seed(self._keys, staff_id, sealed)
+            proof = replace(proof, step=require_code(seed, code, now))
+        if faults:
+            return faults, proof
+        if not is_current(kept, self._cost):
+            proof = replace(proof, kept=hash_password(password, self._cost))
+        if not is_sealed_with_newest(self._keys, sealed):
+            proof = replace(proof, sealed=seal_seed(self._keys, staff_id, seed))
+        return faults, proof
+
+    async def _refuse(self, name_digest: bytes, number: int, refused: AuditRow) -> None:
+        event = refused.event
+        locked = self._row("staff.locked", Outcome.DONE, event.actor, event.request_id, f"tries_{TRIES_MAX}")
+        await self._store.refuse(name_digest, number, refused, locked)
+
+    # -- being signed in
+
+    async def identify(self, session: str, *, for_change: bool = False) -> Staff:
+        """Who has this session, with what they are granted now; counts as use.
+
+        Raises:
+            NotIdentified: never made, ended, unused for 15 minutes, 8 hours old, or its account has ended.
+            PasswordMustChange: the password must be changed first, and it is not asked `for_change`.
+        """
+        known = await self._store.identify(self._session_digests(session))
+        if known is None:
+            raise NotIdentified(SIGN_IN_FIRST)
+        if known.must_change and not for_change:
+            raise PasswordMustChange
+        return known.staff
+
+    async def end(self, session: str, request_id: str) -> None:
+        """Sign out. A session that has ended stays so."""
+
+        def done(staff_id: str) -> AuditRow:
+            return self._row("staff.signed_out", Outcome.DONE, staff_id, request_id)
+
+        await self._store.end(self._session_digests(session), done)
+
+    def csrf(self, session: str) -> str:
+        """What the forms of a session carry, and nobody knows who has not the session."""
+        return base64.urlsafe_b64encode(mac(self._subkey("csrf"), _bytes(session))).decode()
+
+    def require_csrf(self, session: str, given: str) -> None:
+        """Raises `NotPermitted` for a form that is not of this session."""
+        require_equal(self.csrf(session).encode(), _bytes(given), NotPermitted())
+
+    # -- passwords
+
+    async def change_password(self, staff: Staff, old: Secret[str], new: Secret[str], request_id: str) -> None:
+        """Another password from now on; every other session of the account ends.
+
+        Raises:
+            PasswordRefused: the old one is wrong, tried too often, or the new one will not do.
+        """
+        await self._in_thread(lambda: require_good_password(new, staff.username, self._breached))
+        name_digest = self._name_digest(staff.username)
+        account, _ = await self._store.account(staff.username)
+        if account is None or account.staff_id != staff.staff_id or account.password_hash is None:
+            raise PasswordRefused(NO_PASSWORD)
+        await self._require_old(staff, account.password_hash, old, name_digest, request_id)
+        before = (account.password_hash, *account.earlier_hashes[:EARLIER_KEPT])
+        if await self._in_thread(lambda: any(_fits(kept, new) for kept in before)):
+            await self._store.clear_tries(name_digest)
+            raise PasswordRefused(PASSWORD_USED)
+        becomes = await self._in_thread(lambda: hash_password(new, self._cost))
+        done = self._row(PASSWORD_CHANGED, Outcome.DONE, staff.staff_id, request_id)
+        if not await self._store.change_password(
+            staff, account.password_hash, becomes, before[:EARLIER_KEPT], name_digest, done
+        ):
+            raise PasswordRefused(OLD_PASSWORD)
+
+    async def _require_old(
+        self, staff: Staff, kept: str, old: Secret[str], name_digest: bytes, request_id: str
+    ) -> None:
+        """Counted as tries to sign in are: a session that was left open is no place to guess from."""
+
+        def refused(reason: str) -> AuditRow:
+            return self._row(PASSWORD_CHANGED, Outcome.REFUSED, staff.staff_id, request_id, reason)
+
+        number = await self._store.reserve_try(name_digest, refused("locked"))
+        if number is None:
+            raise PasswordRefused(OLD_PASSWORD)
+        if not await self._in_thread(lambda: _fits(kept, old)):
+            await self._refuse(name_digest, number, refused("password"))
+            raise PasswordRefused(OLD_PASSWORD)
+
+    # -- what these are made of
+
+    async def _in_thread(self, judge: Callable[[], Judged]) -> Judged:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, judge)
+
+    def _row(self, event: str, outcome: Outcome, actor: str, request_id: str, reason: str = "") -> AuditRow:
+        told = AuditEvent(CITY, event, outcome, actor, "", reason, request_id)
+        return self._pen.row(told, self._clock.now())
+
+    def _subkey(self, purpose: str, number: int | None = None) -> Secret[bytes]:
+        key = newest(self._keys)[1] if number is None else self._keys[number]
+        return subkey(key, "staff", purpose, "v1")
+
+    def _name_digest(self, name: str) -> bytes:
+        return mac(self._subkey("tries"), _bytes(name))
+
+    def _new_session(self) -> tuple[Secret[str], bytes]:
+        session = secrets.token_urlsafe(SESSION_BYTES)
+        return Secret(session), mac(self._subkey("session"), session.encode())
+
+    def _session_digests(self, session: str) -> list[bytes]:
+        """Under every key, so that a rotation signs nobody out."""
+        if not SESSION.fullmatch(session):
+            raise NotIdentified(SIGN_IN_FIRST)
+        return [mac(self._subkey("session", number), session.encode()) for number in self._keys]
+
+
+@contextmanager
+def _noting(faults: list[str], fault: str) -> Iterator[None]:
+    """Go on after a factor that is wrong: the others are judged as well."""
+    try:
+        yield
+    except SignInRefused:
+        faults.append(fault)
+    except BrokenSeal:  # altered, or sealed with a key that is not here
+        faults.append("seal")
+
+
+def _fits(kept: str, password: Secret[str]) -> bool:
+    try:
+        require_password(kept, password)
+    except SignInRefused:
+        return False
+    return True
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
