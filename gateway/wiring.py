@@ -108,12 +108,8 @@ async def api_parts(
     config: Config, root: RootKey, log: FilteringBoundLogger, at: Points = pass_by
 ) -> AsyncIterator[Parts]:
     """The parts of the api process, wired; closed on leaving."""
-    secrets, clock, city, production = (
-        Path(config.keys.secrets),
-        SystemClock(),
-        city_of(config),
-        in_production(config),
-    )
+    secrets, clock, city = Path(config.keys.secrets), SystemClock(), city_of(config)
+    production = in_production(config)
     brands = Brands.load(refuse_published=production)
     keystore = open_keystore(config.keys, config.database, config.environment)
     async with AsyncExitStack() as stack:

@@ -83,7 +83,7 @@ def app_add(
     service: Annotated[
         list[str] | None, typer.Option(help="A service it may charge for; repeat it. Without it, all.")
     ] = None,
-    requests_per_second: Annotated[int, typer.Option(help="Its quota, of each api process.", min=1)] = 100,
+    requests_per_second: Annotated[int, typer.Option(help="Its quota, of each api process.", min=1)] = 1000,
     certificate_san: Annotated[str | None, typer.Option(help="The URI in its client certificate.")] = None,
     expires_days: ExpiresDays = None,
     config: ConfigFile = None,
