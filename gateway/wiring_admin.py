@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.clock import SystemClock
 from gateway.config import AdminSection, Config, OidcSection, city_of
 from gateway.daemon import end, follow, forbid_dumps, listen, open_database, stop_signal
+from gateway.profile import require_profile
 from gateway.rules.problems import of_status
 from gateway.services.approvals import Approvals
 from gateway.services.ports import Clock
@@ -49,6 +50,7 @@ async def serve_admin(config: Config, log: FilteringBoundLogger) -> None:
     """Run the admin process until SIGTERM or SIGINT; raises `keys.errors.KeysError` when it must not start."""
     forbid_dumps()
     section = admin_section(config)
+    require_profile(config, {"admin.cert": section.cert})
     sock = listen(section.host, section.port, "admin.port")
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(admin_parts(config))
@@ -89,10 +91,13 @@ async def admin_parts(config: Config) -> AsyncIterator[AdminParts]:
         sealing, ledger = read_process_keys(secrets, "admin", "staff-sealing"), ApprovalStore(database)
         breached = Path(section.breached_passwords) if section.breached_passwords else None
         sessions = StaffSessions(StaffStore(database), sealing, pen, clock, breached=breached)
+        visits = Visits(sealing, clock)
 
         async def renew_own_keys() -> None:
             pen.renew(read_process_keys(secrets, "admin", "audit-mac"))
-            sessions.renew(read_process_keys(secrets, "admin", "staff-sealing"))
+            keys = read_process_keys(secrets, "admin", "staff-sealing")
+            sessions.renew(keys)
+            visits.renew(keys)
 
         approvals = Approvals(ledger, pen, clock)
         needed = {"database": ledger.departments, "audit": ledger.require_audit}
@@ -102,7 +107,7 @@ async def admin_parts(config: Config) -> AsyncIterator[AdminParts]:
         faces: list[Face] = [Admin(sessions, approvals, health), pages]
         if config.oidc is not None:
             client = await stack.enter_async_context(_provider(config, config.oidc, clock))
-            faces.append(OidcPages(client, Visits(sealing, clock), sessions, refusals))
+            faces.append(OidcPages(client, visits, sessions, refusals))
         gate = Gate(sessions, refusals, pages.refusal)
         yield AdminParts(renew_own_keys, gate, gate.application(*faces))
 

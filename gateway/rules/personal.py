@@ -2,6 +2,7 @@
 
 A contract is a table, field to reason. `email` is a name at the top of `details`; `address.zip` one below another;
 `address` takes in all below it; `*` everything. Lists are looked through: `children.name` is that of each child.
+A consent is a text, or an object of fields below `consent`.
 (Data minimisation: the reason is what California Civil Code 1798.17 makes an agency state to the person.)
 """
 
@@ -19,15 +20,21 @@ NAME = re.compile(r"[a-z][a-z_]{0,39}")
 Path = tuple[str, ...]
 
 
-def require_taken(department: str, contract: Mapping[str, str], details: Any) -> None:
+def require_taken(department: str, contract: Mapping[str, str], details: Any, consent: Any = None) -> None:
     """Raises `FieldNotTaken` for anything outside the contract; says what the department takes, and why.
 
     Of what was sent only names of the form of a field are repeated; at any other name the pointer ends above it.
     """
-    if details is None or EVERY_FIELD in contract:
+    if EVERY_FIELD in contract:
         return
-    if refused := list(dict.fromkeys(_Contract.of(contract).refused(details, (), "/details"))):
-        raise FieldNotTaken(_told(department, contract), refused)
+    terms = _Contract.of(contract)
+    refused: list[str] = []
+    if details is not None:
+        refused += terms.refused(details, (), "/details")
+    if isinstance(consent, dict):
+        refused += terms.refused({"consent": consent}, (), "")
+    if refused:
+        raise FieldNotTaken(_told(department, contract), list(dict.fromkeys(refused)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ class Tokens:
             earlier = await self._store.claimed(caller.department, ROUTE, key)
             if earlier is not None:
                 return await self._repeat(run, earlier)
-        require_taken(caller.department, caller.personal_fields, given.details)
+        require_taken(caller.department, caller.personal_fields, given.details, given.consent)
         require_valid(given.card, self._city, self._clock.now())
         if given.cvc is None:
             return await self._store_token(run, "unchecked", held=False)

@@ -22,7 +22,6 @@ SLUGS: Mapping[type[Exception], str] = {
     errors.WrongCertificate: "wrong-certificate",
     errors.CertificateRefused: "certificate-refused",
     errors.NotPermitted: "not-permitted",
-    errors.GrantRefused: "not-permitted",
     errors.SignInRefused: "sign-in-refused",
     errors.PasswordRefused: "password-refused",
     errors.PasswordMustChange: "password-must-change",

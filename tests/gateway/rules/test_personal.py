@@ -95,3 +95,26 @@ def test_a_refusal_says_what_is_taken_and_why() -> None:
     with pytest.raises(FieldNotTaken) as refused:
         require_taken("parks", NONE, {"phone": CANARY})
     assert refused.value.detail == "parks takes nothing of a person beside name and card."
+
+
+@pytest.mark.parametrize(
+    ("contract", "consent", "pointers"),
+    [
+        (NONE, "I agree that the city keeps my card.", ()),
+        (NONE, None, ()),
+        (NONE, {}, ("/consent",)),
+        (EMAIL, {"email": "a@example.org"}, ("/consent",)),
+        ({"consent": "proof of what was agreed"}, {"version": 3, "ip": "192.0.2.1"}, ()),
+        ({"consent.version": "which text"}, {"version": 3, "ip": "192.0.2.1"}, ("/consent/ip",)),
+    ],
+)
+def test_a_consent_is_a_text_or_within_the_contract(
+    contract: dict[str, str], consent: Any, pointers: tuple[str, ...]
+) -> None:
+    """An object would carry anything else past the contract."""
+    if not pointers:
+        require_taken("parks", contract, None, consent)
+        return
+    with pytest.raises(FieldNotTaken) as refused:
+        require_taken("parks", contract, None, consent)
+    assert refused.value.pointers == pointers

@@ -15,7 +15,8 @@ from gateway.web.problems import SLUGS, response
 from keys.errors import BrokenSeal, KeysError, KeysExhausted
 
 ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, GatewayError)]
-REFUSALS = [kind for kind in ERRORS if kind is not GatewayError]
+REFUSALS = [kind for kind in ERRORS if kind not in {GatewayError, errors.GrantRefused}]
+"""Grants are refused at the command line, never over HTTP."""
 WITHOUT_ERROR = {
     *("card-declined", "capture-refused", "void-refused", "refund-refused"),
     *("charge-failed", "capture-failed", "void-failed", "refund-failed"),
@@ -83,7 +84,7 @@ def test_headers_say_when_to_come_back_and_how_to_identify(kind: type[GatewayErr
     """`Retry-After` where a later try may do (RFC 9110 §10.2.3), `WWW-Authenticate` with 401 (§11.6.1)."""
     headers = _answer(kind()).headers
 
-    assert ("Retry-After" in headers) == (kind in {errors.Unavailable, errors.RequestInProgress})
+    assert ("Retry-After" in headers) == (kind in {errors.Unavailable, errors.RequestInProgress, errors.TooManyRequests})
     assert ("WWW-Authenticate" in headers) == (kind in {errors.NotIdentified, errors.SignInRefused})
 
 
