@@ -38,7 +38,11 @@ class AdminSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OidcSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[oidc]`: staff may sign in at the city's own provider. The secret is in `<keys.secrets>/admin/oidc.secret`."""
+    """`[oidc]`: staff may sign in at the city's own provider. The secret is in `<keys.secrets>/admin/oidc.secret`.
+
+    The provider must send the claims `amr` and `auth_time`. Client id and secret are form-encoded before Basic
+    (RFC 6749 section 2.3.1); some providers do not decode them: choose ones without special characters.
+    """
 
     issuer: Annotated[str, msgspec.Meta(pattern=r"^https?://[^?#@\s]+\Z")]
     client_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]

@@ -84,7 +84,9 @@ def test_headers_say_when_to_come_back_and_how_to_identify(kind: type[GatewayErr
     """`Retry-After` where a later try may do (RFC 9110 §10.2.3), `WWW-Authenticate` with 401 (§11.6.1)."""
     headers = _answer(kind()).headers
 
-    assert ("Retry-After" in headers) == (kind in {errors.Unavailable, errors.RequestInProgress, errors.TooManyRequests})
+    assert ("Retry-After" in headers) == (
+        kind in {errors.Unavailable, errors.RequestInProgress, errors.TooManyRequests}
+    )
     assert ("WWW-Authenticate" in headers) == (kind in {errors.NotIdentified, errors.SignInRefused})
 
 
