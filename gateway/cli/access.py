@@ -20,9 +20,9 @@ from gateway.cli.actors import ACTORS
 from gateway.cli.departments import list_departments
 from gateway.cli.options import AsJson, ConfigFile, config_of
 from gateway.cli.owner import Owner, as_owner
-from gateway.cli.staff import IDLE
 from gateway.clock import SystemClock
 from gateway.config import Config
+from gateway.rules.staff import DORMANT
 from gateway.store.roles import PROCESSES
 from keys.audit import AuditEvent, AuditRow, Outcome
 from keys.cli.actors import ACTORS as KEYS_ACTORS
@@ -120,7 +120,7 @@ async def _collect(owner: Owner, environment: str) -> dict[str, Any]:
             dict(row) | {"fingerprint": row["fingerprint"].hex()}
             for row in await connected.fetch(applications.list_denied_certificates)
         ],
-        "staff": [dict(row) for row in await connected.fetch(accounts.list_accounts, IDLE)],
+        "staff": [dict(row) for row in await connected.fetch(accounts.list_accounts, DORMANT)],
         "processes": [_process(name) for name in PROCESSES],
         "database_roles": [dict(row) for row in await connected.fetch(who.database_roles)],
     }

@@ -48,7 +48,6 @@ from keys.rotation import Rotation
 from keys.secret import Secret
 
 ACT: ActName = "grant-staff"
-IDLE = DORMANT
 SEED_BYTES_MIN, SEED_BYTES_MAX = 20, 64
 
 T = TypeVar("T", bytes, str)
@@ -284,7 +283,7 @@ async def _carry_out(config: Config, bench: Bench, act_id: str, factors: Factors
 async def _list(config: Config) -> list[dict[str, Any]]:
     sql = load_queries("gateway.store", "accounts.sql")
     async with connection(config.database, OWNER, Path(config.keys.secrets)) as connected, query_errors():
-        rows = await connected.fetch(sql.list_accounts, IDLE)
+        rows = await connected.fetch(sql.list_accounts, DORMANT)
     dated = ("granted_at", "last_signed_in_at")
     return [dict(row) | {name: row[name] and row[name].isoformat() for name in dated} for row in rows]
 
