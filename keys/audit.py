@@ -79,6 +79,25 @@ class AuditPen:
         require_equal(mac(self._keys[row.mac_key], expected), row.mac, refused)
 
 
+def audit_values(row: AuditRow) -> tuple[object, ...]:
+    """A row's values in the order of `insert_audit`."""
+    event = row.event
+    return (
+        event.department,
+        row.event_id,
+        row.occurred_at,
+        row.process,
+        event.event,
+        event.outcome,
+        event.actor,
+        event.subject,
+        event.reason,
+        event.request_id,
+        row.mac_key,
+        row.mac,
+    )
+
+
 def _bytes(event_id: str, occurred_at: datetime, process: str, event: AuditEvent, mac_key: int) -> bytes:
     told = occurred_at.isoformat(timespec="microseconds")
     return context("audit/v2", mac_key, event_id, told, process, *astuple(event))

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
-from keys.audit import AuditRow
+from keys.audit import AuditRow, audit_values
 from keys.errors import DatabaseRefused, KeysError, KeysExhausted, KeystoreRefused
 from keys.manifest import KEYSTORE, KeyEntry, Manifest
 from keys.queries import load_queries
@@ -200,22 +200,3 @@ class DekTable:
             for row in rows:
                 yield row["department_id"], row["record_id"], WrappedDek(row["generation"], row["wrapped"])
             last = (rows[-1]["department_id"], rows[-1]["record_id"])
-
-
-def audit_values(row: AuditRow) -> tuple[object, ...]:
-    """A row's values in the order of `insert_audit`."""
-    event = row.event
-    return (
-        event.department,
-        row.event_id,
-        row.occurred_at,
-        row.process,
-        event.event,
-        event.outcome,
-        event.actor,
-        event.subject,
-        event.reason,
-        event.request_id,
-        row.mac_key,
-        row.mac,
-    )

@@ -19,9 +19,8 @@ from gateway.clock import SystemClock
 from gateway.config import Config
 from gateway.errors import GrantRefused
 from gateway.rules.card import Brands
-from keys.audit import CITY, AuditEvent, AuditPen, Outcome
+from keys.audit import CITY, AuditEvent, AuditPen, Outcome, audit_values
 from keys.database import connection, query_errors
-from keys.deks import audit_values
 from keys.process_keys import read_process_keys
 from keys.queries import load_queries
 

@@ -7,9 +7,8 @@ only if that key is active here at that moment.
 from gateway.errors import Unavailable
 from gateway.services.ports import KeysMoved
 from gateway.store.database import Database
-from keys.audit import CITY, AuditRow
+from keys.audit import CITY, AuditRow, audit_values
 from keys.database import Connection
-from keys.deks import audit_values
 from keys.errors import KeysExhausted
 from keys.queries import load_queries
 from keys.ring import WRAPS_MAX

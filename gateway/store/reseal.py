@@ -27,9 +27,9 @@ from gateway.services.resealing import (
 )
 from gateway.store.database import Database
 from gateway.store.mirror import Mirror
-from keys.audit import CITY, AuditRow
+from keys.audit import CITY, AuditRow, audit_values
 from keys.database import Connection
-from keys.deks import LOCK_PAUSE_S, LOCK_TRIES_MAX, audit_values
+from keys.deks import LOCK_PAUSE_S, LOCK_TRIES_MAX
 from keys.queries import load_queries
 from keys.ring import WrappedDek
 

@@ -19,9 +19,8 @@ from gateway.rules.staff import (
     Staff,
 )
 from gateway.store.database import Database
-from keys.audit import CITY, AuditRow
+from keys.audit import CITY, AuditRow, audit_values
 from keys.database import Connection
-from keys.deks import audit_values
 from keys.queries import load_queries
 
 
