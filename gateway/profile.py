@@ -4,14 +4,20 @@ The rest of the profile is where it belongs: `services.callers` asks for certifi
 test numbers, `gateway stub` does not run.
 """
 
+import socket
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config import Config
 from gateway.web.certificates import require_no_demo_certificates
 from keys.errors import SettingsRefused
+
+LOCAL_NAMES = frozenset(
+    {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
+)
+"""What this machine is called in the /etc/hosts of the usual distributions."""
 
 
 def in_production(config: Config) -> bool:
@@ -22,7 +28,7 @@ def in_production(config: Config) -> bool:
 def require_profile(config: Config, certificates: Mapping[str, str | None]) -> None:
     """Raises `SettingsRefused` when a file for production has something of a demo in it, or lacks what it needs.
 
-    `certificates` are those that this process works with, by setting.
+    `certificates` are those that this process works with, by setting; `processor.ca` is looked at beside them.
     """
     if config.api.client_crl is not None and config.api.client_ca is None:
         raise SettingsRefused("api.client_crl: set api.client_ca too, whose revocations it holds")
@@ -34,16 +40,27 @@ def require_profile(config: Config, certificates: Mapping[str, str | None]) -> N
         raise SettingsRefused("profile is production: remove the section [stub], which belongs to demos and tests")
     if _is_this_machine(urlsplit(config.processor.url).hostname or ""):
         raise SettingsRefused("profile is production: processor.url is this machine; name the processor's own host")
-    for setting, path in certificates.items():
+    for setting, path in {**certificates, "processor.ca": config.processor.ca}.items():
         if path is not None:
             require_no_demo_certificates(Path(path), setting)
 
 
 def _is_this_machine(host: str) -> bool:
     name = host.rstrip(".")
+    address = _address(name)
+    if address is None:
+        return name in LOCAL_NAMES or name.endswith(".localhost")  # RFC 6761 §6.3
+    return address.is_loopback or address.is_unspecified
+
+
+def _address(name: str) -> IPv4Address | IPv6Address | None:
+    """The address that a resolver takes a name for, also spelled 127.1, 0x7f.1 or 2130706433; None for a name."""
     try:
         address = ip_address(name)
-        address = getattr(address, "ipv4_mapped", None) or address
+        return getattr(address, "ipv4_mapped", None) or address
     except ValueError:
-        return name == "localhost" or name.endswith(".localhost")  # RFC 6761 §6.3
-    return address.is_loopback or address.is_unspecified
+        pass
+    try:
+        return IPv4Address(socket.inet_aton(name))
+    except OSError:
+        return None

@@ -16,6 +16,7 @@ from gateway.clock import SystemClock
 from gateway.config import AdminSection, Config, OidcSection, city_of
 from gateway.daemon import end, follow, forbid_dumps, listen, open_database, stop_signal
 from gateway.profile import require_profile
+from gateway.rules.passwords import require_readable
 from gateway.rules.problems import of_status
 from gateway.services.approvals import Approvals
 from gateway.services.ports import Clock
@@ -36,12 +37,15 @@ from keys.errors import SettingsRefused
 from keys.files import read_private_line
 from keys.process_keys import read_process_keys
 
+TIDY_EVERY_S = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
     """What the admin process is made of."""
 
     renew_own_keys: Callable[[], Awaitable[None]]
+    tidy: Callable[[], Awaitable[None]]
     gate: Gate
     application: web.Application
 
@@ -67,7 +71,7 @@ async def serve_admin(config: Config, log: FilteringBoundLogger) -> None:
         )
         await server.start()
         stack.push_async_callback(server.stop)
-        following = asyncio.create_task(follow(log, parts.renew_own_keys))
+        following = asyncio.create_task(follow(log, parts.renew_own_keys, parts.tidy))
         stack.push_async_callback(end, following)
         log.info("started", port=server.port)
         await stop_signal()
@@ -85,11 +89,12 @@ def admin_section(config: Config) -> AdminSection:
 async def admin_parts(config: Config) -> AsyncIterator[AdminParts]:
     """The parts of the admin process, wired; closed on leaving."""
     secrets, clock, section = Path(config.keys.secrets), SystemClock(), admin_section(config)
+    breached = Path(section.breached_passwords) if section.breached_passwords else None
+    require_readable(breached)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(config.database, "admin", secrets))
         pen = AuditPen("admin", read_process_keys(secrets, "admin", "audit-mac"))
         sealing, ledger = read_process_keys(secrets, "admin", "staff-sealing"), ApprovalStore(database)
-        breached = Path(section.breached_passwords) if section.breached_passwords else None
         sessions = StaffSessions(StaffStore(database), sealing, pen, clock, breached=breached)
         visits = Visits(sealing, clock)
 
@@ -109,7 +114,20 @@ async def admin_parts(config: Config) -> AsyncIterator[AdminParts]:
             client = await stack.enter_async_context(_provider(config, config.oidc, clock))
             faces.append(OidcPages(client, visits, sessions, refusals))
         gate = Gate(sessions, refusals, pages.refusal)
-        yield AdminParts(renew_own_keys, gate, gate.application(*faces))
+        yield AdminParts(renew_own_keys, hourly(sessions.tidy, clock), gate, gate.application(*faces))
+
+
+def hourly(act: Callable[[], Awaitable[None]], clock: Clock) -> Callable[[], Awaitable[None]]:
+    """A look that does this at most once in `TIDY_EVERY_S`, whether it succeeds or not."""
+    due_s = clock.monotonic()
+
+    async def look() -> None:
+        nonlocal due_s
+        if clock.monotonic() >= due_s:
+            due_s = clock.monotonic() + TIDY_EVERY_S
+            await act()
+
+    return look
 
 
 @asynccontextmanager

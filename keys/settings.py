@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 
@@ -47,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True):
     database: DatabaseSection
 
 
-NEAR_SECRETS = frozenset({"keys", "database"})
+NEAR_SECRETS = frozenset({"keys", "database", "oidc"})
 """Sections in whose environment variables somebody might put a secret."""
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -89,9 +89,12 @@ def load(path: Path, kind: type[S], environ: Mapping[str, str]) -> S:
 
 def _require_known(kind: type[msgspec.Struct], environ: Mapping[str, str]) -> None:
     """Refuse what looks like a setting and is none: a misspelt name, or a secret in the environment."""
-    for section in (field for field in msgspec.structs.fields(kind) if field.name in NEAR_SECRETS):
-        prefix = f"GATEWAY_{section.name}_".upper()
-        known = {prefix + field.name.upper() for field in msgspec.structs.fields(section.type)}
+    for field in msgspec.structs.fields(kind):
+        section = _section(field.type)
+        if field.name not in NEAR_SECRETS or section is None:
+            continue
+        prefix = f"GATEWAY_{field.name}_".upper()
+        known = {prefix + setting.upper() for setting in section.__struct_fields__}
         for name in sorted(environ):
             if name.startswith(prefix) and name not in known:
                 raise SettingsRefused(
@@ -99,15 +102,22 @@ def _require_known(kind: type[msgspec.Struct], environ: Mapping[str, str]) -> No
                 )
 
 
+def _section(kind: object) -> type[msgspec.Struct] | None:
+    """The struct of a section, also of one that may be missing."""
+    kinds = [part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+    return kinds[0] if kinds else None
+
+
 def _override(
     raw: dict[str, Any], name: str, kind: object, environ: Mapping[str, str], origin: dict[str, str]
 ) -> None:
-    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+    section_kind = _section(kind)
+    if section_kind is None:
         variable = f"GATEWAY_{name.upper()}"
         if variable in environ:
             raw[name], origin[name] = environ[variable], variable
         return
-    for field in msgspec.structs.fields(kind):
+    for field in msgspec.structs.fields(section_kind):
         variable = f"GATEWAY_{name}_{field.name}".upper()
         # What is no section is left for the check to refuse.
         if variable in environ and isinstance(section := raw.setdefault(name, {}), dict):

@@ -22,6 +22,8 @@ ACTORS: Mapping[str, Actors] = {
     **dict.fromkeys(("app add", "app rotate"), ("owner", "api")),
     "staff add": ("owner", "keys", "admin"),
     **dict.fromkeys(("staff disable", "staff list"), OWNER),
-    **dict.fromkeys((f"department {verb}" for verb in ("list", "allow", "forbid", "disable", "enable")), OWNER),
+    **dict.fromkeys(
+        (f"department {verb}" for verb in ("list", "allow", "forbid", "service", "disable", "enable")), OWNER
+    ),
     "access report": ("owner", "keys"),
 }

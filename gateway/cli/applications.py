@@ -1,6 +1,8 @@
 """`gateway app`: the applications of departments, what each may do, their API keys and certificates."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -14,7 +16,6 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import typer
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +23,7 @@ from gateway.cli.options import OWNER, AsJson, ConfigFile, config_of
 from gateway.cli.owner import Owner, as_owner, require_line
 from gateway.config import Config
 from gateway.errors import GrantRefused, NotFound, ServiceUnknown
+from gateway.profile import in_production
 from gateway.rules.access import NewApiKey, Scope, new_api_key
 from gateway.rules.ids import new_id
 from keys.audit import CITY
@@ -35,7 +37,10 @@ from keys.settings import Department
 LIVE_KEYS_MAX = 2
 OVERLAP_HOURS_MAX = 30 * 24
 KEY_DAYS_MAX = 3650
+AMOUNT_MINOR_MAX = 10**12
+REQUESTS_PER_S_MAX = 10**6
 URI = re.compile(r"[a-z][a-z0-9+.-]*:[!-~]{1,200}")
+PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 commands = typer.Typer(help="Applications of departments, their API keys and certificates.", no_args_is_help=True)
 
@@ -64,6 +69,13 @@ class Registration(NamedTuple):
     key_lasts: timedelta | None
 
 
+class Shown(NamedTuple):
+    """A certificate that somebody brings. `uris` None: it is one, and yet its names cannot be read."""
+
+    fingerprint: bytes
+    uris: Sequence[str] | None
+
+
 ApplicationId = Annotated[str, typer.Argument(help="Its id, `app_…`.")]
 ExpiresDays = Annotated[
     int | None,
@@ -75,16 +87,25 @@ ExpiresDays = Annotated[
 def app_add(
     department: Annotated[str, typer.Argument(help="Its department: lower-case letters, digits, underscores.")],
     name: Annotated[str, typer.Argument(help="What people call it.")],
-    amount_max: Annotated[int, typer.Option(help="The largest charge, in minor units.", min=1)] = 1_000_000,
+    amount_max: Annotated[
+        int, typer.Option(help="The largest charge, in minor units.", min=1, max=AMOUNT_MINOR_MAX)
+    ] = 1_000_000,
     refund_max: Annotated[
-        int | None, typer.Option(help="Larger refunds wait for an approver, in minor units; without it none.", min=1)
+        int | None,
+        typer.Option(
+            help="Larger refunds wait for an approver, in minor units; without it none.", min=1, max=AMOUNT_MINOR_MAX
+        ),
     ] = None,
     scope: Annotated[list[Scope] | None, typer.Option(help="What it may do; repeat it. Without it, all.")] = None,
     service: Annotated[
         list[str] | None, typer.Option(help="A service it may charge for; repeat it. Without it, all.")
     ] = None,
-    requests_per_second: Annotated[int, typer.Option(help="Its quota, of each api process.", min=1)] = 1000,
-    certificate_san: Annotated[str | None, typer.Option(help="The URI in its client certificate.")] = None,
+    requests_per_second: Annotated[
+        int, typer.Option(help="Its quota, of each api process.", min=1, max=REQUESTS_PER_S_MAX)
+    ] = 1000,
+    certificate_san: Annotated[
+        str | None, typer.Option(help="The URI in its client certificate; in production it must have one.")
+    ] = None,
     expires_days: ExpiresDays = None,
     config: ConfigFile = None,
 ) -> None:
@@ -92,6 +113,7 @@ def app_add(
 
     Example: gateway app add parks "Pool reservations" --amount-max 50000 --scope tokens:write --scope charges:write
     """
+    _require_text(department, name, certificate_san, *(service or []))
     registration = Registration(
         department,
         name,
@@ -137,6 +159,7 @@ def app_rotate(
 
     Example: gateway app rotate app_k5tq… --overlap-hours 48
     """
+    _require_text(application)
     overlap = timedelta(hours=overlap_hours)
     typer.echo(json.dumps(asyncio.run(_rotate(config_of(config), application, overlap, _days(expires_days)))))
 
@@ -158,6 +181,7 @@ def app_revoke(
 
     Example: gateway app revoke app_k5tq… --certificate leaked.pem --reason key-compromise
     """
+    _require_text(application, key)
     if key is not None and certificate is not None:
         raise typer.BadParameter("name a key or a certificate; without both, the whole application ends")
     denied = _read_certificate(certificate) if certificate else None
@@ -173,9 +197,11 @@ async def _add(config: Config, asked: Registration) -> dict[str, str]:
     require_line("name", asked.name)
     if asked.certificate_san is not None and not URI.fullmatch(asked.certificate_san):
         raise GrantRefused("the name in a client certificate is a URI: try urn:city:application:parks")
+    if asked.certificate_san is None and in_production(config):
+        raise GrantRefused("in production nobody is served without a certificate: say --certificate-san")
     key, application_id, sql = _new_key(config), new_id("app"), _sql()
     async with as_owner(config) as owner:
-        await _open_department(owner, asked.department)
+        new = await _open_department(owner, asked.department)
         await _require_services(owner, asked)
         await _require_free_name(owner, asked.certificate_san)
         await owner.connection.execute(
@@ -185,6 +211,9 @@ async def _add(config: Config, asked: Registration) -> dict[str, str]:
         )
         await _add_key(owner, asked.department, application_id, key, asked.key_lasts)
         await owner.note("application.added", application_id, department=asked.department)
+    if new:
+        told = "is new: it may send no personal field yet, see `gateway department allow`"
+        typer.echo(f"gateway: department `{asked.department}` {told}", err=True)
     return {
         "department": asked.department,
         "application": application_id,
@@ -202,13 +231,15 @@ def _require_department_name(department: str) -> None:
         raise SettingsRefused(f"`{CITY}` stands for what belongs to no department: choose another name")
 
 
-async def _open_department(owner: Owner, department: str) -> None:
-    """The department, made where there is none; raises `GrantRefused` for one that is disabled."""
+async def _open_department(owner: Owner, department: str) -> bool:
+    """Whether it had to be made, where there was none; raises `GrantRefused` for one that is disabled."""
     sql = _sql()
-    if await owner.connection.fetchval(sql.add_department, department, department.title()) is not None:
+    new = await owner.connection.fetchval(sql.add_department, department, department.title()) is not None
+    if new:
         await owner.note("department.added", department=department)
     if await owner.connection.fetchval(sql.hold_department, department) is not None:
         raise GrantRefused("this department is disabled: `gateway department enable` it first")
+    return new
 
 
 async def _require_services(owner: Owner, asked: Registration) -> None:
@@ -261,7 +292,7 @@ def _too_many(live: Sequence[Any]) -> str:
 
 
 async def _revoke(
-    config: Config, application_id: str, key_id: str | None, certificate: x509.Certificate | None, why: Why
+    config: Config, application_id: str, key_id: str | None, certificate: Shown | None, why: Why
 ) -> str:
     async with as_owner(config) as owner:
         department, san = await _hold(owner, application_id, revoked_too=certificate is not None)
@@ -281,16 +312,16 @@ async def _revoke(
 
 
 async def _deny(
-    owner: Owner, department: str, application_id: str, san: str | None, certificate: x509.Certificate, why: Why
+    owner: Owner, department: str, application_id: str, san: str | None, certificate: Shown, why: Why
 ) -> str:
-    if san is None or san not in _names(certificate):
+    """Refuse this certificate from now on; whose it is, the operator's word says where its names cannot be read."""
+    if certificate.uris is not None and san not in certificate.uris:
         raise GrantRefused("this certificate does not name this application: see which one it belongs to")
-    fingerprint = certificate.fingerprint(SHA256())
-    if await owner.connection.fetchval(_sql().deny_certificate, fingerprint, why) is None:
+    if await owner.connection.fetchval(_sql().deny_certificate, certificate.fingerprint, why) is None:
         raise GrantRefused("this certificate is on the deny list already")
-    subject = f"{application_id}/{fingerprint.hex()}"
+    subject = f"{application_id}/{certificate.fingerprint.hex()}"
     await owner.note("certificate.denied", subject, department=department, reason=why)
-    return f"the certificate {fingerprint.hex()}"
+    return f"the certificate {certificate.fingerprint.hex()}"
 
 
 async def _hold(owner: Owner, application_id: str, *, revoked_too: bool = False) -> tuple[str, str | None]:
@@ -315,19 +346,35 @@ def _new_key(config: Config) -> NewApiKey:
     return new_api_key(read_process_keys(Path(config.keys.secrets), "api", "api-digest"))
 
 
-def _read_certificate(path: Path) -> x509.Certificate:
+def _read_certificate(path: Path) -> Shown:
+    """The first certificate in a PEM file; raises `GrantRefused`."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        block = PEM_CERTIFICATE.search(path.read_bytes())
+        der = base64.b64decode(block[1]) if block else b""
+        return Shown(hashlib.sha256(der).digest(), _uris(der))
     except (OSError, ValueError):
         raise GrantRefused("this file is no certificate in PEM form") from None
 
 
-def _names(certificate: x509.Certificate) -> Sequence[str]:
+def _uris(der: bytes) -> Sequence[str] | None:
+    """The URIs that a certificate names, None when that cannot be read; raises ValueError for what is none at all."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+    except x509.InvalidVersion:
+        return None
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+        return names.get_values_for_type(x509.UniformResourceIdentifier)
+    except x509.ExtensionNotFound:
         return ()
-    return names.get_values_for_type(x509.UniformResourceIdentifier)
+    except Exception:  # noqa: BLE001 - whoever wrote it meant harm, and the parser's errors have no common base
+        return None
+
+
+def _require_text(*given: str | None) -> None:
+    """Raises `GrantRefused` for an argument that is no UTF-8: Python stands surrogates for its bytes (PEP 383)."""
+    if any("\ud800" <= character <= "\udfff" for text in given if text for character in text):
+        raise GrantRefused("an argument is no text in UTF-8: type it anew")
 
 
 def _days(days: int | None) -> timedelta | None:

@@ -25,6 +25,8 @@ from keys.queries import load_queries
 
 FIELD = re.compile(rf"\{EVERY_FIELD}|{NAME.pattern}(?:\.{NAME.pattern}){{0,3}}")
 
+SERVICE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
 commands = typer.Typer(help="Departments, and the personal fields that each may send.", no_args_is_help=True)
 
 DepartmentName = Annotated[str, typer.Argument(help="The department.")]
@@ -85,6 +87,32 @@ def department_forbid(department: DepartmentName, field: Field, config: ConfigFi
 
     asyncio.run(_change(config_of(config), department, forbid))
     typer.echo(f"{department} may no longer send {field}.")
+
+
+@commands.command("service")
+def department_service(
+    department: DepartmentName,
+    code: Annotated[str, typer.Argument(help="What charges name: lower-case letters, digits, underscores, hyphens.")],
+    name: Annotated[str, typer.Argument(help="What people call it.")],
+    gl_code: Annotated[str, typer.Argument(help="Its place in the general ledger.")],
+    config: ConfigFile = None,
+) -> None:
+    """Register a service that a department's charges may name. Once registered it stays as it is.
+
+    Example: gateway department service parks pool "Pool reservations" 101-2300
+    """
+    if not SERVICE.fullmatch(code):
+        raise GrantRefused("a service's code has at most 64 of a-z, 0-9, `_` and `-`, and begins with a letter")
+    require_line("name", name)
+    require_line("gl_code", gl_code)
+
+    async def register(owner: Owner) -> None:
+        if await owner.connection.fetchval(_sql().add_service, department, code, name, gl_code) is None:
+            raise GrantRefused(f"{department} has a service {code} already")
+        await owner.note("department.service_added", code, department=department)
+
+    asyncio.run(_change(config_of(config), department, register))
+    typer.echo(f"{department} may charge for {code}.")
 
 
 @commands.command("disable")

@@ -4,10 +4,10 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -202,8 +202,20 @@ def main() -> None:
         require_declared(app, ACTORS)
         app(prog_name="gateway")
     except (KeysError, GatewayError) as error:
-        typer.echo(f"gateway: {error}", err=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:  # of a full disk behind our own output, say; the database's have a line of their own
+        about = f"{error.filename}: " if error.filename else ""
+        _fail(
+            f"{about}{error.strerror or type(error).__name__}; what was shown once and did not get out is made anew"
+        )
+
+
+def _fail(line: str) -> NoReturn:
+    typer.echo(f"gateway: {line}", err=True)
+    with suppress(OSError, ValueError):
+        # What is left in the buffer goes nowhere either: Python 3.11.2 would complain of it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 async def _stub(config: Config) -> None:

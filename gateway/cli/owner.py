@@ -35,10 +35,17 @@ class Owner:
     pen: AuditPen
 
     async def note(
-        self, event: str, subject: str = "", *, department: str = CITY, reason: str = "", actor: str | None = None
+        self,
+        event: str,
+        subject: str = "",
+        *,
+        department: str = CITY,
+        reason: str = "",
+        actor: str | None = None,
+        request_id: str = "",
     ) -> None:
         """Write the audit row of what this transaction does."""
-        told = AuditEvent(department, event, Outcome.DONE, actor or system_user(), subject, reason)
+        told = AuditEvent(department, event, Outcome.DONE, actor or system_user(), subject, reason, request_id)
         row = self.pen.row(told, SystemClock().now())
         await self.connection.execute(load_queries("gateway.store", "mirror.sql").insert_audit, *audit_values(row))
 

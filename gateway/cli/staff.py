@@ -7,11 +7,12 @@ with `keys approve`, and then it is carried out once. To take an account away ta
 import asyncio
 import base64
 import binascii
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from rich.console import Console
@@ -26,7 +27,7 @@ from gateway.rules import totp
 from gateway.rules.grants import Grant
 from gateway.rules.ids import new_id
 from gateway.rules.passwords import hash_password, new_password, require_good_password, require_password
-from gateway.rules.staff import DORMANT, EVERYWHERE, Role
+from gateway.rules.staff import DORMANT, EVERYWHERE, Role, Tries, tries_digest
 from keys.acts import ActName
 from keys.cli.bench import Bench, tell
 from keys.cli.signing_in import (
@@ -48,6 +49,7 @@ from keys.rotation import Rotation
 from keys.secret import Secret
 
 ACT: ActName = "grant-staff"
+REASON_MAX = 200
 SEED_BYTES_MIN, SEED_BYTES_MAX = 20, 64
 
 T = TypeVar("T", bytes, str)
@@ -119,7 +121,7 @@ def staff_add(
     ] = None,
     request: Annotated[str | None, typer.Option("--request", help="The approved request; now do it.")] = None,
     password_file: Annotated[
-        str | None, typer.Option(help="With --request: their own password; else one for the first time is printed.")
+        str | None, typer.Option(help="With --request: their own password for the first sign-in; else one is printed.")
     ] = None,
     totp_file: Annotated[
         str | None, typer.Option(help="With --request: their own TOTP secret in base32; else one is printed.")
@@ -139,10 +141,15 @@ def staff_add(
     """
     settings, bench = config_of(config), Bench.of(config)
     if request is not None:
-        if username or person or role or department or all_departments or oidc_subject:
-            raise GrantRefused("--request does what was signed: only --password-file and --totp-file go with it")
+        signed = (username, person, role, department, all_departments, oidc_subject)
+        if any(signed) or reason != WITHOUT_REASON or officer is not None or passphrase_file is not None:
+            raise typer.BadParameter(
+                "--request does what was signed: only --password-file and --totp-file go with it"
+            )
         _tell_once(asyncio.run(_carry_out(settings, bench, request, Factors.of(password_file, totp_file))), as_json)
         return
+    if password_file is not None or totp_file is not None:
+        raise typer.BadParameter("--password-file and --totp-file go with --request: nothing of them is signed")
     if username is None:
         raise GrantRefused("name the account to ask for, or the approved request with --request")
     departments = _departments(department or [], everywhere=all_departments)
@@ -208,16 +215,24 @@ async def carry_out(
     staff_id = new_id("st") if known is None else known["staff_id"]
     if known is not None and factors.password is not None:
         _require_unused(factors.password, [known["password_hash"], *known["earlier_hashes"]])
-    granted, kept = _prepared(grant, staff_id, factors, config)
+    keys = read_process_keys(Path(config.keys.secrets), "admin", "staff-sealing")
+    granted, kept = _prepared(grant, staff_id, factors, config, keys)
     by, _, second = approval.actor.partition("+")
     what = (sorted(grant.roles), sorted(grant.departments), *kept, grant.oidc_subject)
     await owner.connection.execute(
         sql.put_account, staff_id, grant.username, grant.person, *what, act_id, by, second, now
     )
     await owner.connection.execute(sql.end_sessions, staff_id)
-    await owner.note("staff.granted", staff_id, reason=act_id, actor=approval.actor)
+    tried = [tries_digest(keys, tries, grant.username) for tries in get_args(Tries)]
+    await owner.connection.execute(sql.clear_tries, tried)
+    await owner.note("staff.granted", staff_id, reason=_told(grant), actor=approval.actor, request_id=act_id)
     folder(bench).mark_done(act_id, now)
     return granted
+
+
+def _told(grant: Grant) -> str:
+    """What the audit log says was granted: `approver@parks+utilities`."""
+    return f"{'+'.join(sorted(grant.roles))}@{'+'.join(sorted(grant.departments))}"[:REASON_MAX]
 
 
 def _require_unused(password: Secret[str], before: list[str | None]) -> None:
@@ -230,9 +245,12 @@ def _require_unused(password: Secret[str], before: list[str | None]) -> None:
 
 
 def _prepared(
-    grant: Grant, staff_id: str, factors: Factors, config: Config
+    grant: Grant, staff_id: str, factors: Factors, config: Config, keys: Mapping[int, Secret[bytes]]
 ) -> tuple[Granted, tuple[str | None, bool, bytes | None]]:
-    """What the person gets, and what is kept of it: hash, whether it must be changed, sealed seed."""
+    """What the person gets, and what is kept of it: hash, whether it must be changed, sealed seed.
+
+    A file with a password was in other hands, too: only a demo takes it for the person's own (PCI DSS 8.3.5).
+    """
     if grant.oidc_subject is not None and not factors.are_given:
         return Granted(grant.username, None, None), (None, False, None)
     made = Granted(
@@ -243,9 +261,9 @@ def _prepared(
     if factors.password is not None:
         listed = None if config.admin is None else config.admin.breached_passwords
         require_good_password(factors.password, grant.username, None if listed is None else Path(listed))
-    keys = read_process_keys(Path(config.keys.secrets), "admin", "staff-sealing")
+    must_change = made.password is not None or config.profile != "demo"
     sealed = totp.seal_seed(keys, staff_id, _the(made.seed, factors.seed))
-    return made, (hash_password(_the(made.password, factors.password)), made.password is not None, sealed)
+    return made, (hash_password(_the(made.password, factors.password)), must_change, sealed)
 
 
 async def _require_free(owner: Owner, grant: Grant) -> None:
@@ -329,7 +347,10 @@ def _tell_once(granted: Granted, as_json: bool) -> None:
     if granted.password is not None:
         lines.append(f"password for the first sign-in, which is then changed: {told['password']}")
     if granted.seed is not None:
-        lines += [f"TOTP secret: {told['totp_secret']}", f"as a QR code:  {told['otpauth']}"]
+        lines += [
+            f"TOTP secret, to type into the app: {told['totp_secret']}",
+            f"or to scan, as a QR code made on this machine, never on a web site: {told['otpauth']}",
+        ]
     if len(told) > 1:
         lines.append("This is shown once. Hand it to the person, and to nobody else.")
     tell(as_json, told, *lines)

@@ -4,6 +4,7 @@ The payload of the officers' act has one spelling for each grant. What is carrie
 payload in any other spelling is refused: nobody approves one thing and gets another.
 """
 
+import re
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from gateway.errors import GrantRefused
 from gateway.rules.staff import Role, require_grantable
 
 PERSON_MAX = 40
+PERSON = re.compile(rf"[A-Z0-9][A-Z0-9.-]{{0,{PERSON_MAX - 1}}}")
+"""No letter of another alphabet that looks like one of these: one person has one number."""
+LEADING_ZEROS = re.compile(r"\A0+(?=[A-Z0-9])")
 SUBJECT_MAX = 255
 """OpenID Connect Core 1.0 §2: `sub` has at most 255 ASCII characters."""
 BETWEEN = ","
@@ -31,8 +35,10 @@ class Grant:
 
     def __post_init__(self) -> None:
         require_grantable(self.username, self.person, self.roles, self.departments)
-        if len(self.person) > PERSON_MAX:
-            raise GrantRefused(f"a personnel number has at most {PERSON_MAX} characters")
+        if not PERSON.fullmatch(self.person):
+            raise GrantRefused(
+                f"a personnel number has at most {PERSON_MAX} of A-Z, 0-9, `.` and `-`; the first is a letter or digit"
+            )
         if self.oidc_subject is not None:
             _require_subject(self.oidc_subject)
 
@@ -73,7 +79,7 @@ class Grant:
 
 
 def _canonical(person: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", person).upper().split())
+    return LEADING_ZEROS.sub("", unicodedata.normalize("NFKC", person).upper().strip())
 
 
 def _role(name: str) -> Role:

@@ -209,9 +209,12 @@ def sources(event: Event) -> list[Progress]:
     return [progress for progress, possible in EDGES if possible is event]
 
 
-def where_to_begin(kind: Kind, amount_minor: int, approval_above_minor: int | None) -> Progress:
-    """Where a movement begins: a refund above the limit with an approver, all else on its way. None: no limit."""
-    if kind is Kind.REFUND and approval_above_minor is not None and amount_minor > approval_above_minor:
+def where_to_begin(kind: Kind, given_back_minor: int, approval_above_minor: int | None) -> Progress:
+    """Where a movement begins: with an approver, if it is a refund after which more than the limit is given back.
+
+    `given_back_minor` is of the charge, this refund included; without a limit, None, nothing waits.
+    """
+    if kind is Kind.REFUND and approval_above_minor is not None and given_back_minor > approval_above_minor:
         return Progress.AWAITING
     return Progress.SENDING
 

@@ -96,6 +96,12 @@ def require_good_password(password: Secret[str], username: str, breached: Path |
     _require_unlisted(text, breached)
 
 
+def require_readable(breached: Path | None) -> None:
+    """Raises `SettingsRefused` for a file of passwords that cannot be read."""
+    if breached is not None:
+        next(_lines_of(breached), None)
+
+
 def _require_unlisted(text: str, breached: Path | None) -> None:
     exact, folded = _encoded(text), text.casefold()
     digest = hashlib.sha1(exact, usedforsecurity=False).hexdigest().encode()
@@ -110,8 +116,11 @@ def _require_unlisted(text: str, breached: Path | None) -> None:
 def _lines(breached: Path | None) -> Iterator[bytes]:
     with files("gateway.rules").joinpath("guessed.txt").open("rb") as shipped:
         yield from (line.strip().lower() for line in shipped)
-    if breached is None:
-        return
+    if breached is not None:
+        yield from _lines_of(breached)
+
+
+def _lines_of(breached: Path) -> Iterator[bytes]:
     try:
         with breached.open("rb") as file:
             yield from (line.strip().lower() for line in file)

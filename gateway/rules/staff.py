@@ -14,6 +14,8 @@ from itertools import combinations
 from typing import Literal
 
 from gateway.errors import GrantRefused, NotFound, NotPermitted
+from keys.primitives import mac, subkey
+from keys.secret import Secret
 
 EVERYWHERE = "*"
 USERNAME = re.compile(r"[a-z][a-z0-9.]{2,30}")
@@ -154,6 +156,18 @@ class Proof:
 def canonical_name(given: str) -> str:
     """One spelling for all ways to type a username: tries are counted by it, whether anybody has the name or not."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", given).casefold()).strip()
+
+
+Tries = Literal["tries", "changes"]
+"""What is tried: to sign in, and old passwords by who is signed in. One locks not the other."""
+
+
+def tries_digest(keys: Mapping[int, Secret[bytes]], tries: Tries, name: str) -> bytes:
+    """By what the tries of a canonical name are counted: of the oldest of the admin's `staff-sealing` keys.
+
+    The oldest, because it stays when a newer one comes: a rotation lifts no lock.
+    """
+    return mac(subkey(keys[min(keys)], "staff", tries, "v1"), name.encode("utf-8", "surrogatepass"))
 
 
 def require_grantable(username: str, person: str, roles: Collection[Role], departments: Collection[str]) -> None:

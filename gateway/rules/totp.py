@@ -42,8 +42,8 @@ def base32(seed: Secret[bytes]) -> Secret[str]:
 
 
 def otpauth_uri(username: str, seed: Secret[bytes]) -> Secret[str]:
-    """The seed as a QR code carries it."""
-    return Secret(_totp(seed).get_provisioning_uri(username, ISSUER))
+    """The seed as a QR code carries it. A space is `%20`: apps show `+` as it stands."""
+    return Secret(_totp(seed).get_provisioning_uri(username, ISSUER).replace("+", "%20"))
 
 
 def code_at(seed: Secret[bytes], step: int) -> str:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from gateway.errors import AlreadyDecided, NotFound, Unavailable
+from gateway.errors import AlreadyDecided, NotFound, NotPermitted, Unavailable
 from gateway.rules.lifecycle import DECIDED, Verdict
 from gateway.rules.staff import Permission, Staff
 from gateway.services.ports import Clock, CommitUnknown
 from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
 
 SHOWN_MAX = 200
-"""How many waiting refunds are listed at once, those that wait longest first."""
+"""How many waiting refunds are listed at once, those that wait longest first; one more says that there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class WaitingRefund:
     requested_at: datetime
     brand: str | None
     last4: str | None
+    suspended: bool
+    """Its application is revoked, or its department disabled."""
 
 
 class ApprovalStore(Protocol):
@@ -68,15 +70,15 @@ class Approvals:
         self._clock = clock
 
     async def waiting(self, staff: Staff) -> Sequence[WaitingRefund]:
-        """At most `SHOWN_MAX` refunds of the departments of a grant, oldest first. Raises `NotPermitted`."""
+        """At most `SHOWN_MAX` and one refunds of the departments of a grant, oldest first. Raises `NotPermitted`."""
         staff.require(Permission.REFUNDS_READ)
-        return await self._store.waiting(await self._reach(staff), SHOWN_MAX)
+        return await self._store.waiting(await self._reach(staff), SHOWN_MAX + 1)
 
     async def decide(self, staff: Staff, refund_id: str, verdict: Verdict, request_id: str) -> WaitingRefund:
         """Release a refund or reject it, once and for ever; gives what was decided about.
 
         Raises:
-            NotPermitted: this is nothing for the roles of the account.
+            NotPermitted: this is nothing for the roles of the account, or to be rejected only.
             NotFound: no such refund, or one of a department that the grant does not reach.
             AlreadyDecided: somebody has, or it never had to wait.
             Unavailable: also where the commit was lost, and nobody knows.
@@ -85,6 +87,8 @@ class Approvals:
         refund = await self._store.refund(await self._reach(staff), refund_id)
         if refund is None:
             raise NotFound
+        if refund.suspended and verdict == "approved":
+            raise NotPermitted("Who asked for this is revoked or disabled: it can be rejected only.")
         told = AuditEvent(
             refund.department, DECIDED[verdict], Outcome.DONE, staff.staff_id, refund_id, request_id=request_id
         )

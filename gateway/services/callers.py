@@ -85,10 +85,11 @@ class Callers:
 
     async def register(self) -> Register:
         """The register as of at most two seconds ago; raises `Unavailable` when it cannot be read."""
-        if self._clock.monotonic() - self._seen_at_s >= FRESH_S:
+        if not self._is_fresh():
             try:
-                async with asyncio.timeout(LOOK_TIMEOUT_S):
-                    await self.look()
+                async with asyncio.timeout(LOOK_TIMEOUT_S), self._looking:
+                    if not self._is_fresh():  # nobody has looked while this one waited
+                        await self._look()
             except TimeoutError:
                 raise Unavailable from None
         return self._register
@@ -96,11 +97,17 @@ class Callers:
     async def look(self) -> None:
         """Read the register now."""
         async with self._looking:
-            started_s = self._clock.monotonic()
-            lists = None if self._revocations is None else await self._revocations.look()
-            trust = Trust(self._certificate_required, lists, await self._store.denied_certificates())
-            self._register = Register(await self._store.credentials(), self._digest_keys, trust)
-            self._seen_at_s = started_s
+            await self._look()
+
+    def _is_fresh(self) -> bool:
+        return self._clock.monotonic() - self._seen_at_s < FRESH_S
+
+    async def _look(self) -> None:
+        started_s = self._clock.monotonic()
+        lists = None if self._revocations is None else await self._revocations.look()
+        trust = Trust(self._certificate_required, lists, await self._store.denied_certificates())
+        self._register = Register(await self._store.credentials(), self._digest_keys, trust)
+        self._seen_at_s = started_s
 
     async def note_use(self) -> None:
         """Write down, once a minute, which keys were used; what cannot be written now waits for the next time."""

@@ -8,6 +8,7 @@ from gateway.rules.lifecycle import (
     require_may_begin,
     where_to_begin,
 )
+from gateway.rules.money import require_amount
 from gateway.services.ports import Asked, Charge, Claim, Movement
 
 
@@ -18,9 +19,10 @@ def first_movement_id(charge_id: str) -> str:
 
 def movement_of(charge: Charge, asked: Asked, claim: Claim) -> Movement:
     """The movement that is asked for, of a charge that is held; raises what stands in its way."""
+    asked.caller.require_service(charge.service)
     require_may_begin(asked.kind, charge.status)
     amount_minor = _amount(charge, asked)
-    progress = where_to_begin(asked.kind, amount_minor, asked.approval_above_minor)
+    progress = where_to_begin(asked.kind, _given_back(charge) + amount_minor, asked.caller.refund_minor_max)
     sent = progress is Progress.SENDING
     return Movement(
         department=charge.department,
@@ -31,7 +33,7 @@ def movement_of(charge: Charge, asked: Asked, claim: Claim) -> Movement:
         currency=charge.currency,
         reference=asked.reference,
         charge_reference=charge.processor_reference,
-        application_id=asked.application_id,
+        application_id=asked.caller.application_id,
         route=claim.route,
         idempotency_key=claim.key,
         progress=progress,
@@ -46,10 +48,17 @@ def movement_of(charge: Charge, asked: Asked, claim: Claim) -> Movement:
     )
 
 
+def _given_back(charge: Charge) -> int:
+    """By earlier refunds, or about to be: many small ones are one large one."""
+    return charge.refunded_minor + charge.refunding_minor
+
+
 def _amount(charge: Charge, asked: Asked) -> int:
     match asked.kind:
         case Kind.CAPTURE:
-            return amount_to_capture(asked.amount_minor, charge.amount_minor)
+            amount_minor = amount_to_capture(asked.amount_minor, charge.amount_minor)
+            require_amount(amount_minor, asked.caller.amount_minor_max)
+            return amount_minor
         case Kind.REFUND:
             return amount_to_refund(asked.amount_minor, charge.left_minor)
         case _:

@@ -69,11 +69,10 @@ class Movements:
             charge_id=request.charge_id,
             kind=kind,
             amount_minor=request.amount_minor,
-            application_id=caller.application_id,
             movement_id=new_id(PREFIXES.get(kind, "mv")),
             reference=new_id("pr"),
             created_at=self._clock.now(),
-            approval_above_minor=caller.refund_minor_max,
+            caller=caller,
         )
         digest = request_digest(request.charge_id, request.amount_minor)
         claim = Claim(ROUTES[kind], key, digest, None, asked.movement_id)
@@ -96,7 +95,7 @@ class Movements:
             asked.department,
             REQUESTED[asked.kind],
             Outcome.DONE,
-            asked.application_id,
+            asked.caller.application_id,
             subject,
             request_id=request.request_id,
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from gateway.rules.access import Application
 from gateway.rules.card import Card
 from gateway.rules.lifecycle import MEANINGS, Event, Kind, Progress, RefundStatus, Status
 from gateway.rules.recovery import Offers
@@ -193,12 +194,10 @@ class Asked:
     charge_id: str
     kind: Kind
     amount_minor: int | None
-    application_id: str
     movement_id: str
     reference: str
     created_at: datetime
-    approval_above_minor: int | None = None
-    """A larger refund waits for an approver."""
+    caller: Application
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@ audit log alone says which. A try is counted before anything is judged, so that 
 few. The database's clock decides what is late, and its row of the account which of two uses of one code is the first.
 
 The database holds no session, only a keyed digest of it: a copy of the database signs nobody in.
+
+Strangers are kept small: so many wait for a hash, the next is told to come again; of their refusals a minute has so
+many audit rows.
 """
 
 import asyncio
@@ -19,7 +22,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from gateway.errors import NotIdentified, NotPermitted, PasswordMustChange, PasswordRefused, SignInRefused
+from gateway.errors import (
+    NotIdentified,
+    NotPermitted,
+    PasswordMustChange,
+    PasswordRefused,
+    SignInRefused,
+    Unavailable,
+)
 from gateway.rules.passwords import (
     COST,
     Cost,
@@ -39,9 +49,11 @@ from gateway.rules.staff import (
     SessionKind,
     Staff,
     canonical_name,
+    tries_digest,
 )
 from gateway.rules.totp import is_sealed_with_newest, new_seed, open_seed, require_code, seal_seed
 from gateway.services.ports import Clock
+from gateway.services.refusals import RowsAMinute
 from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
 from keys.errors import BrokenSeal
 from keys.primitives import mac, require_equal, subkey
@@ -56,11 +68,18 @@ SESSION_BYTES = 32
 SESSION = re.compile(r"[A-Za-z0-9_-]{43}")
 AT_ONCE = 2
 """So many passwords are hashed at a time: each takes 64 MiB and a core."""
+WAITING_MAX = 16
+"""So many sign-ins wait for that, two seconds at most; more are refused before a try is counted."""
 UNKNOWN = "unknown"
+UNCOUNTED = frozenset({"locked", UNKNOWN})
+"""Refusals that no lock bounds: a name may be tried on while it is locked, and there is no end of names."""
 SIGN_IN_REFUSED = "staff.sign_in_refused"
 PASSWORD_CHANGED = "staff.password_changed"  # noqa: S105 - an event
 
 SIGN_IN_FIRST = "Sign in: there is no such session, or it has ended."
+NOT_NAMED = "The city's provider did not name anybody who may sign in here."
+BUSY = "Too many people sign in at this moment. Nothing was done; try again."
+TOO_MANY_TRIES = "Too many tries: wait 30 minutes."
 OLD_PASSWORD = "The old password is wrong. After six tries nothing is taken for 30 minutes."  # noqa: S105
 PASSWORD_USED = "This is one of your last four passwords: take another."  # noqa: S105
 NO_PASSWORD = "This account has no password: it signs in at the city's provider."  # noqa: S105
@@ -82,11 +101,14 @@ class StaffStore(Protocol):
     async def account(self, username: str) -> tuple[Account | None, datetime]:
         """The account of a name, and the database's time."""
 
-    async def reserve_try(self, name_digest: bytes, refused: AuditRow) -> int | None:
-        """Count a try: which one since the last success or lock. None, and the row, while the name is locked."""
+    async def reserve_try(self, name_digest: bytes) -> int | None:
+        """Count a try: which one since the last success or lock. None while the name is locked."""
 
-    async def refuse(self, name_digest: bytes, number: int, refused: AuditRow, locked: AuditRow) -> None:
-        """A try was in vain: the last one locks, if nobody has succeeded meanwhile."""
+    async def refuse(self, name_digest: bytes, refused: AuditRow | None) -> None:
+        """A try was in vain. Without a row, which was left out, it writes and takes as long as with one."""
+
+    async def lock(self, name_digest: bytes, refused: AuditRow | None, locked: AuditRow | None) -> None:
+        """The same for the last try: it locks, if nobody has succeeded meanwhile."""
 
     async def clear_tries(self, name_digest: bytes) -> None:
         """Whoever has the name has proved it."""
@@ -113,6 +135,9 @@ class StaffStore(Protocol):
     async def record(self, audit: AuditRow) -> None:
         """Write one audit row."""
 
+    async def tidy(self) -> None:
+        """Forget tries of more than a day ago, unless they lock."""
+
 
 class StaffSessions:
     """Who is signed in.
@@ -133,7 +158,10 @@ class StaffSessions:
     ) -> None:
         self._store, self._pen, self._clock = store, pen, clock
         self._cost, self._breached = cost, breached
-        self._threads = ThreadPoolExecutor(AT_ONCE, "factors")
+        self._threads, self._places = ThreadPoolExecutor(AT_ONCE, "factors"), AT_ONCE + WAITING_MAX
+        # Theirs alone: who is signed in does not wait behind strangers, nor they behind a look through a long list.
+        self._changes = ThreadPoolExecutor(1, "changes")
+        self._rows = RowsAMinute(clock)
         self._nobodys_hash = hash_password(new_password(), cost)
         self.renew(keys)
 
@@ -147,31 +175,34 @@ class StaffSessions:
     async def sign_in(
         self, username: str, password: Secret[str], code: str, kind: SessionKind, request_id: str
     ) -> SignedIn:
-        """A new session for who has name, password and code; raises `SignInRefused`, whatever is wrong."""
+        """A new session for who has name, password and code.
+
+        Raises:
+            SignInRefused: whatever is wrong.
+            Unavailable: too many wait; no try was counted.
+        """
         name = canonical_name(username)
-        name_digest = self._name_digest(name)
-        account, now = await self._store.account(name if USERNAME.fullmatch(name) else "")
-        actor = account.staff_id if account else UNKNOWN
-
-        def refused(reason: str) -> AuditRow:
-            return self._row(SIGN_IN_REFUSED, Outcome.REFUSED, actor, request_id, reason)
-
-        number = await self._store.reserve_try(name_digest, refused("locked"))
-        if number is None:
-            raise SignInRefused
-        faults, proof = await self._in_thread(lambda: self._judge(account, password, code, now))
+        digest = tries_digest(self._keys, "tries", name)
+        with self._place():
+            account, now = await self._store.account(name if USERNAME.fullmatch(name) else "")
+            actor = account.staff_id if account else UNKNOWN
+            number = await self._store.reserve_try(digest)
+            if number is None:
+                faults = ["locked"]
+            else:
+                faults, proof = await self._in(self._threads, lambda: self._judge(account, password, code, now))
         if not faults:
-            session, digest = self._new_session()
+            session, session_digest = self._new_session()
             done = self._row("staff.signed_in", Outcome.DONE, actor, request_id)
-            opened = await self._store.sign_in(proof, kind, digest, name_digest, done)
+            opened = await self._store.sign_in(proof, kind, session_digest, digest, done)
             if opened is not None:
                 return SignedIn(session, opened.expires, opened.staff, opened.must_change)
             faults = ["code_used"]
-        await self._refuse(name_digest, number, refused(faults[0]))
+        await self._refuse(digest, number, _refusal(SIGN_IN_REFUSED, actor, request_id, faults[0]))
         raise SignInRefused
 
     async def sign_in_by_provider(self, subject: str, request_id: str) -> SignedIn:
-        """A new session for whom the city's provider knows by this name; raises `SignInRefused`."""
+        """A new session for whom the city's provider knows by this name; raises `SignInRefused`, `NOT_NAMED`."""
         session, digest = self._new_session()
 
         def done(staff_id: str) -> AuditRow:
@@ -182,7 +213,7 @@ class StaffSessions:
         opened = await self._store.sign_in_by_subject(known, digest, done)
         if opened is None:
             await self._store.record(self._row(SIGN_IN_REFUSED, Outcome.REFUSED, UNKNOWN, request_id, "provider"))
-            raise SignInRefused
+            raise SignInRefused(NOT_NAMED)
         return SignedIn(session, opened.expires, opened.staff, opened.must_change)
 
     def _judge(
@@ -212,10 +243,40 @@ class StaffSessions:
             proof = replace(proof, sealed=seal_seed(self._keys, staff_id, seed))
         return faults, proof
 
-    async def _refuse(self, name_digest: bytes, number: int, refused: AuditRow) -> None:
-        event = refused.event
-        locked = self._row("staff.locked", Outcome.DONE, event.actor, event.request_id, f"tries_{TRIES_MAX}")
-        await self._store.refuse(name_digest, number, refused, locked)
+    async def _refuse(self, digest: bytes, number: int | None, refused: AuditEvent) -> None:
+        """Write down a try, of this number unless the name was locked, that was in vain."""
+        with self._room(refused) as told:
+            row = told and self._pen.row(told, self._clock.now())
+            if number is None or number < TRIES_MAX:
+                await self._store.refuse(digest, row)
+                return
+            locks = replace(refused, event="staff.locked", outcome=Outcome.DONE, reason=f"tries_{TRIES_MAX}")
+            with self._room(locks) as told:
+                await self._store.lock(digest, row, told and self._pen.row(told, self._clock.now()))
+
+    @contextmanager
+    def _room(self, event: AuditEvent) -> Iterator[AuditEvent | None]:
+        """The event as it is, for somebody's tries, which a lock bounds; what no lock bounds, while there is room."""
+        if event.actor != UNKNOWN and event.reason not in UNCOUNTED:
+            yield event
+            return
+        with self._rows.room(event) as told:
+            yield told
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among those who are judged or wait for it; raises `Unavailable`."""
+        if not self._places:
+            raise Unavailable(BUSY)
+        self._places -= 1
+        try:
+            yield
+        finally:
+            self._places += 1
+
+    async def tidy(self) -> None:
+        """Forget tries of long ago: names are typed by strangers, and there is no end of them."""
+        await self._store.tidy()
 
     # -- being signed in
 
@@ -257,42 +318,37 @@ class StaffSessions:
         Raises:
             PasswordRefused: the old one is wrong, tried too often, or the new one will not do.
         """
-        await self._in_thread(lambda: require_good_password(new, staff.username, self._breached))
-        name_digest = self._name_digest(staff.username)
+        await self._in(self._changes, lambda: require_good_password(new, staff.username, self._breached))
+        digest = tries_digest(self._keys, "changes", staff.username)
         account, _ = await self._store.account(staff.username)
         if account is None or account.staff_id != staff.staff_id or account.password_hash is None:
             raise PasswordRefused(NO_PASSWORD)
-        await self._require_old(staff, account.password_hash, old, name_digest, request_id)
+        await self._require_old(staff, account.password_hash, old, digest, request_id)
         before = (account.password_hash, *account.earlier_hashes[:EARLIER_KEPT])
-        if await self._in_thread(lambda: any(_fits(kept, new) for kept in before)):
-            await self._store.clear_tries(name_digest)
+        if await self._in(self._changes, lambda: any(_fits(kept, new) for kept in before)):
+            await self._store.clear_tries(digest)
             raise PasswordRefused(PASSWORD_USED)
-        becomes = await self._in_thread(lambda: hash_password(new, self._cost))
+        becomes = await self._in(self._changes, lambda: hash_password(new, self._cost))
         done = self._row(PASSWORD_CHANGED, Outcome.DONE, staff.staff_id, request_id)
         if not await self._store.change_password(
-            staff, account.password_hash, becomes, before[:EARLIER_KEPT], name_digest, done
+            staff, account.password_hash, becomes, before[:EARLIER_KEPT], digest, done
         ):
             raise PasswordRefused(OLD_PASSWORD)
 
-    async def _require_old(
-        self, staff: Staff, kept: str, old: Secret[str], name_digest: bytes, request_id: str
-    ) -> None:
-        """Counted as tries to sign in are: a session that was left open is no place to guess from."""
-
-        def refused(reason: str) -> AuditRow:
-            return self._row(PASSWORD_CHANGED, Outcome.REFUSED, staff.staff_id, request_id, reason)
-
-        number = await self._store.reserve_try(name_digest, refused("locked"))
-        if number is None:
-            raise PasswordRefused(OLD_PASSWORD)
-        if not await self._in_thread(lambda: _fits(kept, old)):
-            await self._refuse(name_digest, number, refused("password"))
-            raise PasswordRefused(OLD_PASSWORD)
+    async def _require_old(self, staff: Staff, kept: str, old: Secret[str], digest: bytes, request_id: str) -> None:
+        """Counted as tries to sign in are, and apart from them: a session that was left open is no place to guess
+        from, and a stranger who locks the name keeps nobody from changing a password that they fear is known."""
+        number = await self._store.reserve_try(digest)
+        if number is not None and await self._in(self._changes, lambda: _fits(kept, old)):
+            return
+        reason = "locked" if number is None else "password"
+        await self._refuse(digest, number, _refusal(PASSWORD_CHANGED, staff.staff_id, request_id, reason))
+        raise PasswordRefused(TOO_MANY_TRIES if number is None else OLD_PASSWORD)
 
     # -- what these are made of
 
-    async def _in_thread(self, judge: Callable[[], Judged]) -> Judged:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, judge)
+    async def _in(self, threads: ThreadPoolExecutor, judge: Callable[[], Judged]) -> Judged:
+        return await asyncio.get_running_loop().run_in_executor(threads, judge)
 
     def _row(self, event: str, outcome: Outcome, actor: str, request_id: str, reason: str = "") -> AuditRow:
         told = AuditEvent(CITY, event, outcome, actor, "", reason, request_id)
@@ -301,9 +357,6 @@ class StaffSessions:
     def _subkey(self, purpose: str, number: int | None = None) -> Secret[bytes]:
         key = newest(self._keys)[1] if number is None else self._keys[number]
         return subkey(key, "staff", purpose, "v1")
-
-    def _name_digest(self, name: str) -> bytes:
-        return mac(self._subkey("tries"), _bytes(name))
 
     def _new_session(self) -> tuple[Secret[str], bytes]:
         session = secrets.token_urlsafe(SESSION_BYTES)
@@ -314,6 +367,10 @@ class StaffSessions:
         if not SESSION.fullmatch(session):
             raise NotIdentified(SIGN_IN_FIRST)
         return [mac(self._subkey("session", number), session.encode()) for number in self._keys]
+
+
+def _refusal(event: str, actor: str, request_id: str, reason: str) -> AuditEvent:
+    return AuditEvent(CITY, event, Outcome.REFUSED, actor, "", reason, request_id)
 
 
 @contextmanager

@@ -59,6 +59,11 @@ class _Run:
     def department(self) -> str:
         return self.caller.department
 
+    def require_allowed(self, city: ZoneInfo) -> None:
+        """Raises `FieldNotTaken` or `CardRefused` before anything is stored, by whichever run."""
+        require_taken(self.department, self.caller.personal_fields, self.given.details, self.given.consent)
+        require_valid(self.given.card, city, self.clock.now())
+
     def row(self, event: str, outcome: Outcome, reason: str = "") -> AuditRow:
         """The audit row of a step."""
         actor = self.caller.application_id
@@ -97,8 +102,7 @@ class Tokens:
             earlier = await self._store.claimed(caller.department, ROUTE, key)
             if earlier is not None:
                 return await self._repeat(run, earlier)
-        require_taken(caller.department, caller.personal_fields, given.details, given.consent)
-        require_valid(given.card, self._city, self._clock.now())
+        run.require_allowed(self._city)
         if given.cvc is None:
             return await self._store_token(run, "unchecked", held=False)
         return await self._verify_first(run, given.cvc)
@@ -122,6 +126,7 @@ class Tokens:
         answer = stored_answer(earlier)
         if answer is not None:
             return answer
+        run.require_allowed(self._city)
         if earlier.running or not await self._store.take_over(run.department, run.claim):
             raise RequestInProgress
         # The first run died after it asked the processor, or just before: the code is never sent a second time.

@@ -30,6 +30,10 @@ ON CONFLICT (username) DO UPDATE SET
 -- name: end_sessions
 UPDATE gateway.staff_sessions SET ended_at = now() WHERE staff_id = $1 AND ended_at IS NULL;
 
+-- name: clear_tries
+-- Whoever has the new factors has six tries, whatever strangers did with the name.
+DELETE FROM gateway.sign_in_tries WHERE name_digest = ANY ($1::bytea[]);
+
 -- name: disable_account
 UPDATE gateway.staff SET disabled_at = $2 WHERE staff_id = $1;
 

@@ -32,7 +32,8 @@ DELETE FROM gateway.personal_fields WHERE department_id = $1 AND field = $2 RETU
 
 -- name: add_service
 INSERT INTO gateway.services (department_id, service, name, gl_code, created_at) VALUES ($1, $2, $3, $4, now())
-ON CONFLICT (department_id, service) DO NOTHING;
+ON CONFLICT (department_id, service) DO NOTHING
+RETURNING service;
 
 -- name: unknown_services
 SELECT asked FROM unnest($2::text[]) AS asked

@@ -1,7 +1,7 @@
 """The staff store on PostgreSQL: an act and its audit row are one commit; the database's clock says what is late."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -22,6 +22,10 @@ from gateway.store.database import Database
 from keys.audit import CITY, AuditRow, audit_values
 from keys.database import Connection
 from keys.queries import load_queries
+
+FORGOTTEN_AFTER = timedelta(days=1)
+FORGOTTEN_AT_ONCE = 100_000
+"""Fewer than two threads can hash in an hour, and well within a statement's time."""
 
 
 class StaffStore:
@@ -44,19 +48,22 @@ class StaffStore:
         earlier = tuple(row["earlier_hashes"])
         return Account(row["staff_id"], row["usable"], row["password_hash"], earlier, row["totp_sealed"]), now
 
-    async def reserve_try(self, name_digest: bytes, refused: AuditRow) -> int | None:
+    async def reserve_try(self, name_digest: bytes) -> int | None:
         """See the port."""
         async with self._database.transaction(CITY) as connection:
             number: int | None = await connection.fetchval(self._sql.reserve_try, name_digest, TRIES_MAX, LOCKED)
-            if number is None:
-                await self._audit(connection, refused)
         return number
 
-    async def refuse(self, name_digest: bytes, number: int, refused: AuditRow, locked: AuditRow) -> None:
+    async def refuse(self, name_digest: bytes, refused: AuditRow | None) -> None:
         """See the port."""
         async with self._database.transaction(CITY) as connection:
-            await self._audit(connection, refused)
-            if number >= TRIES_MAX and await connection.fetchval(self._sql.lock, name_digest, TRIES_MAX, LOCKED):
+            await self._refused(connection, name_digest, refused)
+
+    async def lock(self, name_digest: bytes, refused: AuditRow | None, locked: AuditRow | None) -> None:
+        """See the port."""
+        async with self._database.transaction(CITY) as connection:
+            await self._refused(connection, name_digest, refused)
+            if await connection.fetchval(self._sql.lock, name_digest, TRIES_MAX, LOCKED) and locked is not None:
                 await self._audit(connection, locked)
 
     async def clear_tries(self, name_digest: bytes) -> None:
@@ -128,7 +135,18 @@ class StaffStore:
         async with self._database.transaction(CITY) as connection:
             await self._audit(connection, audit)
 
+    async def tidy(self) -> None:
+        """See the port."""
+        async with self._database.transaction(CITY) as connection:
+            await connection.execute(self._sql.forget_tries, FORGOTTEN_AFTER, FORGOTTEN_AT_ONCE)
+
     # -- what these are made of, each inside a transaction
+
+    async def _refused(self, connection: Connection, name_digest: bytes, refused: AuditRow | None) -> None:
+        if refused is None:
+            await connection.execute(self._sql.touch_tries, name_digest)
+        else:
+            await self._audit(connection, refused)
 
     async def _open(self, connection: Connection, row: asyncpg.Record, session: bytes, kind: SessionKind) -> Session:
         expires: datetime = await connection.fetchval(

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gateway.rules.lifecycle import Verdict
 from gateway.rules.staff import Permission
-from gateway.services.approvals import Approvals, WaitingRefund
+from gateway.services.approvals import SHOWN_MAX, Approvals, WaitingRefund
 from gateway.services.staff import StaffSessions
 from gateway.web.gate import PUBLIC, SESSION, STAFF, StaffRoute
 from gateway.web.health import Health
@@ -90,6 +90,7 @@ class WaitingRefundObject(msgspec.Struct, frozen=True):
     reference: str
     card: dict[str, str | None]
     status: Literal["awaiting_approval"]
+    suspended: bool
     verdict: str | None
     created: datetime
 
@@ -131,7 +132,8 @@ class Admin:
     async def refunds(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/refunds`."""
         waiting = await self._approvals.waiting(request[STAFF])
-        return _json({"object": "list", "data": [_refund(refund) for refund in waiting], "has_more": False})
+        data = [_refund(refund) for refund in waiting[:SHOWN_MAX]]
+        return _json({"object": "list", "data": data, "has_more": len(waiting) > SHOWN_MAX})
 
     async def approve_refund(self, request: web.Request) -> web.Response:
         """`POST /admin/v1/refunds/{id}/approve`."""
@@ -168,6 +170,7 @@ def _refund(refund: WaitingRefund, verdict: Verdict | None = None) -> WaitingRef
         reference=refund.reference,
         card={"brand": refund.brand, "last4": refund.last4},
         status="awaiting_approval",
+        suspended=refund.suspended,
         verdict=verdict,
         created=refund.requested_at.astimezone(UTC),
     )

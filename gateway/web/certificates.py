@@ -5,6 +5,7 @@ file that whoever runs the authority replaces by rename; it is followed without 
 """
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -12,13 +13,14 @@ from pathlib import Path
 
 from aiohttp import web
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.typing import FilteringBoundLogger
 
 from gateway.errors import CertificateRefused, Unavailable
-from gateway.rules.certificates import ClientCertificate, RevocationList, Revocations
+from gateway.rules.certificates import Authority, ClientCertificate, RevocationList, Revocations
 from gateway.services.ports import Clock
 from keys.errors import SettingsRefused
 
@@ -41,7 +43,10 @@ def client_certificate(request: web.BaseRequest) -> ClientCertificate | None:
 
 @lru_cache(CERTIFICATES_KEPT)
 def read_certificate(der: bytes) -> ClientCertificate:
-    """What a leaf for a client says; raises `CertificateRefused` for anything else (RFC 5280 §4.2.1)."""
+    """What a leaf for a client says; raises `CertificateRefused` for anything else (RFC 5280 §4.2.1).
+
+    It has one URI: of two, nobody could tell which of them its authority meant to vouch for.
+    """
     try:
         certificate = x509.load_der_x509_certificate(der)
         extensions = certificate.extensions
@@ -49,18 +54,20 @@ def read_certificate(der: bytes) -> ClientCertificate:
         purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         uris = tuple(alternatives.get_values_for_type(x509.UniformResourceIdentifier))
         authority = any(isinstance(found.value, x509.BasicConstraints) and found.value.ca for found in extensions)
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm):
+        read = ClientCertificate(
+            uris=uris,
+            fingerprint=certificate.fingerprint(SHA256()),
+            issuer=certificate.issuer.public_bytes(),
+            serial=certificate.serial_number,
+            valid_from=certificate.not_valid_before_utc,
+            valid_until=certificate.not_valid_after_utc,
+            issuer_key=_issuer_key(certificate),
+        )
+    except Exception:  # noqa: BLE001 - whoever calls wrote it, and the parser's errors have no common base
         raise CertificateRefused from None
-    if authority or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes or not uris or not all(map(URI.fullmatch, uris)):
+    if authority or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes or len(uris) != 1 or not URI.fullmatch(uris[0]):
         raise CertificateRefused
-    return ClientCertificate(
-        uris=uris,
-        fingerprint=certificate.fingerprint(SHA256()),
-        issuer=certificate.issuer.public_bytes(),
-        serial=certificate.serial_number,
-        valid_from=certificate.not_valid_before_utc,
-        valid_until=certificate.not_valid_after_utc,
-    )
+    return read
 
 
 class RevocationFile:
@@ -72,8 +79,8 @@ class RevocationFile:
 
     def __init__(self, path: Path, authorities: Path, clock: Clock, log: FilteringBoundLogger) -> None:
         self._path = path
-        self._authorities = _certificates(authorities, "api.client_ca")
-        self._names = frozenset(authority.subject.public_bytes() for authority in self._authorities)
+        self._certificates = _certificates(authorities, "api.client_ca")
+        self._authorities = _authorities(self._certificates, "api.client_ca")
         self._clock = clock
         self._log = log
         self._version: tuple[int, ...] = ()
@@ -84,7 +91,7 @@ class RevocationFile:
         """The lists as they are now."""
         try:
             await asyncio.to_thread(self._read)
-        except (OSError, ValueError, UnsupportedAlgorithm):
+        except Exception:  # noqa: BLE001 - no list, however odd, takes those along who need none
             self._version, self._lists = (), ()
         found = self._current()
         usable = found.complete(self._clock.now())
@@ -99,7 +106,7 @@ class RevocationFile:
             raise Unavailable
 
     def _current(self) -> Revocations:
-        return Revocations(self._lists, self._names)
+        return Revocations(self._lists, self._authorities)
 
     def _read(self) -> None:
         """Read the file if it is another one than last time; raises for the whole file if one list is no good."""
@@ -107,7 +114,7 @@ class RevocationFile:
         version = status.st_ino, status.st_mtime_ns, status.st_size
         if version != self._version:
             blocks = PEM_LIST.findall(self._path.read_bytes())
-            self._lists = tuple(_revocation_list(block, self._authorities) for block in blocks)
+            self._lists = tuple(_revocation_list(block, self._certificates) for block in blocks)
             self._version = version
 
 
@@ -128,17 +135,49 @@ def _certificates(path: Path, setting: str) -> Sequence[x509.Certificate]:
         raise SettingsRefused(f"{setting} is no file of certificates in PEM that this process may read") from None
 
 
+def _authorities(certificates: Iterable[x509.Certificate], setting: str) -> tuple[Authority, ...]:
+    try:
+        return tuple(map(_authority, certificates))
+    except Exception:  # noqa: BLE001 - as in `read_certificate`
+        raise SettingsRefused(f"{setting} has a certificate in it that cannot be read") from None
+
+
+def _authority(certificate: x509.Certificate) -> Authority:
+    names = [found.value for found in certificate.extensions if isinstance(found.value, x509.SubjectKeyIdentifier)]
+    return Authority(
+        key=_key(certificate),
+        name=certificate.subject.public_bytes(),
+        key_name=names[0].digest if names else None,
+        issuer=certificate.issuer.public_bytes(),
+        serial=certificate.serial_number,
+        issuer_key=_issuer_key(certificate),
+    )
+
+
+def _key(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of the public key, as it stands in the certificate."""
+    form = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(form).digest()
+
+
+def _issuer_key(certificate: x509.Certificate) -> bytes | None:
+    said = [found.value for found in certificate.extensions if isinstance(found.value, x509.AuthorityKeyIdentifier)]
+    return said[0].key_identifier if said else None
+
+
 def _revocation_list(pem: bytes, authorities: Iterable[x509.Certificate]) -> RevocationList:
     """One list; raises ValueError when no authority signed it, or it is not a whole one (RFC 5280 §5.2, §6.3.3)."""
     read = x509.load_pem_x509_crl(pem)
-    if not any(authority.subject == read.issuer and _signed(read, authority) for authority in authorities):
+    named = (authority for authority in authorities if authority.subject == read.issuer)
+    signer = next((authority for authority in named if _signed(read, authority)), None)
+    if signer is None:
         raise ValueError("not signed by an authority")
     if any(extension.critical for extension in read.extensions):
         raise ValueError("a delta, or of some certificates only, or something that is not known here")
     if read.next_update_utc is None:
         raise ValueError("without an end")
     serials = frozenset(entry.serial_number for entry in read)
-    return RevocationList(read.issuer.public_bytes(), serials, read.last_update_utc, read.next_update_utc)
+    return RevocationList(_key(signer), serials, read.last_update_utc, read.next_update_utc)
 
 
 def _signed(read: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:

@@ -45,7 +45,7 @@ ANSWER_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
 """Of every answer of the admin site: no script, no frame, nothing of others, no word of where one was."""
@@ -142,7 +142,7 @@ class Gate:
                 staff.require(needs)
                 return await handler(request)
             except NotPermitted:
-                await self._refusals.staff("permission", staff, request[REQUEST_ID])
+                await self._refusals.staff("permission", staff, request[REQUEST_ID], needs)
                 raise
             except NotFound:
                 await self._refusals.staff("id", staff, request[REQUEST_ID])
@@ -165,7 +165,9 @@ class Gate:
     def _page_of(self, request: web.Request, error: Exception) -> web.Response | None:
         match error:
             case NotIdentified():
-                return take_back(see_other("/sign-in?ended" if COOKIE in request.cookies else "/sign-in"))
+                # Without the cookie it may be good still: a link from elsewhere does not bring one that is `Strict`.
+                ended = COOKIE in request.cookies
+                return take_back(see_other("/sign-in?ended")) if ended else see_other("/sign-in")
             case PasswordMustChange():
                 return see_other("/password?first")
         return self._refusal_page(request, error)

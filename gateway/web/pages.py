@@ -38,14 +38,14 @@ NAVIGATION: Final = (
 """What the header leads to, and who is shown it."""
 
 NOTICES: Final[Mapping[str, str]] = {
-    "ended": "Your session has ended. Sign in again.",
-    "out": "You are signed out.",
-    "first": "Choose a password of your own before anything else.",
-    "changed": "Your password is changed. Wherever else you were signed in, you are not any more.",
-    "approved": "Approved: the refund is being sent.",
-    "rejected": "Rejected: nothing is given back.",
+    "/sign-in?ended": "Your session has ended. Sign in again.",
+    "/sign-in?out": "You are signed out.",
+    "/password?first": "Choose a password of your own before anything else.",
+    "/?changed": "Your password is changed. Wherever else you were signed in, you are not any more.",
+    "/refunds?approved": "Approved: the refund is being sent.",
+    "/refunds?rejected": "Rejected: nothing is given back.",
 }
-"""What a page says on top, by its query: ours are these words alone."""
+"""What a page says on top, by its address: ours are these words alone."""
 
 REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
     "not-found": ("There is nothing here", "It may be gone, or not yours to see. Go back to the start page."),
@@ -212,7 +212,7 @@ class Pages:
             navigation=[entry for entry in NAVIGATION if staff and _may(staff, entry[2])],
             here=request.path,
             refused=refused.detail if refused else "",
-            notice=NOTICES.get(request.query_string, ""),
+            notice=NOTICES.get(request.raw_path, ""),
             everywhere=EVERYWHERE,
             **shown,
         )

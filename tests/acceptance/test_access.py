@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
 from keys.process_keys import read_process_keys
 from keys.settings import load
 from keys.signing import open_note
-from tests.acceptance.test_main_job import token_body
+from tests.acceptance.test_main_job import card, charge_body, new_key, token_body
 from tests.system import ROOT, Client, Reply, System, connect_as
 
 WITHIN_S = 2.5
@@ -189,6 +190,23 @@ async def test_a_disabled_department_is_out_until_it_is_enabled(
     assert told == ["department.added", "application.added", "department.disabled", "department.enabled"]
 
 
+async def test_a_service_is_registered_by_command(office: Office, events: Events, system: System) -> None:
+    """Then charges may name it, and an application may be bound to it; it is registered once."""
+    service = "rink" + secrets.token_hex(3)
+    with pytest.raises(AssertionError):
+        await office.add("parks", "--service", service)
+    await office("department", "service", "parks", service, "Ice rink", "101-2400")
+    added = await office.add("parks", "--service", service)
+    assert "already" in await office.refusal("department", "service", "parks", service, "Ice rink", "101-2400")
+    assert "code" in await office.refusal("department", "service", "parks", "Ice Rink", "Ice rink", "101-2400")
+    async with Client(system, added["application"]) as client:
+        body = charge_body(name="Ada Resident", card=card())
+        assert (await client.call("POST", "/v1/charges", body, key=new_key())).problem == "service-unknown"
+        reply = await client.call("POST", "/v1/charges", body | {"service": service}, key=new_key())
+        assert (reply.status, reply.json["service"]) == (201, service)
+    assert [event for event, _, _ in await events()] == ["department.service_added", "application.added"]
+
+
 @pytest.mark.server
 async def test_one_name_in_a_certificate_is_one_application(system: System, office: Office) -> None:
     """Four that ask for it at the same moment: one gets it. It is free again when its application is revoked."""
@@ -247,7 +265,7 @@ async def test_limits_are_what_was_granted(office: Office, sql: asyncpg.Connecti
     (told,) = await sql.fetch(f"{row} WHERE application_id = $1", narrow["application"])
     assert tuple(told) == (["charges:read", "charges:write"], ["pool"], 7, 9, 3)
     (told,) = await sql.fetch(f"{row} WHERE application_id = $1", wide["application"])
-    assert (len(told["scopes"]), *tuple(told)[1:]) == (6, None, None, 1_000_000, 100)
+    assert (len(told["scopes"]), *tuple(told)[1:]) == (6, None, None, 1_000_000, 1000)
     await office("app", "revoke", narrow["application"])
 
 

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from keys.files import write_private
 from tests.authority import HERE, SERVER, Authority, san
 from tests.cards import canary
 from tests.system import BIN, Client, System, free_ports
@@ -39,7 +40,7 @@ def _revoke(system: System, *certificates: str) -> None:
     for path in certificates:
         serial = x509.load_pem_x509_certificate(Path(path).read_bytes()).serial_number
         builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder(serial, now).build())
-    (tls / "ca.new").write_bytes(builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    write_private(tls / "ca.new", builder.sign(key, SHA256()).public_bytes(Encoding.PEM), replace=True)
     (tls / "ca.new").rename(tls / "ca.crl")
 
 
@@ -105,6 +106,7 @@ def _production(system: System, authority: Authority) -> Iterator[str]:
         "GATEWAY_API_CLIENT_CA": str(folder / "ca.pem"),
         "GATEWAY_API_CLIENT_CRL": str(folder / "ca.crl"),
         "GATEWAY_PROCESSOR_URL": "https://processor.test",
+        "GATEWAY_PROCESSOR_CA": str(folder / "ca.pem"),
     }
     environment = system.plain | changed | {"GATEWAY_CONFIG": str(folder / "gateway.toml")}
     with (folder / "log").open("wb") as log:

@@ -210,7 +210,6 @@ ADMIN_MAY_NOT = (
     "UPDATE gateway.staff SET roles = '{approver}'",
     "UPDATE gateway.staff SET departments = '{*}'",
     "UPDATE gateway.staff SET disabled_at = NULL",
-    "UPDATE gateway.staff SET totp_sealed = NULL",
     "UPDATE gateway.staff SET oidc_subject = 'x'",
     "DELETE FROM gateway.staff",
     "UPDATE gateway.staff_sessions SET staff_id = 'staff_x'",

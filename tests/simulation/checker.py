@@ -342,6 +342,10 @@ def _approved(e: Evidence) -> Found:
     for movement in e.movements:
         name, verdict = movement.movement_id, e.city.memory.verdicts.get((movement.department, movement.movement_id))
         above = movement.kind is Kind.REFUND and limit is not None and movement.amount_minor > limit
+        together = sum(
+            m.amount_minor for m in e.movements if m.kind is Kind.REFUND and m.charge_id == movement.charge_id
+        )
+        may_wait = movement.kind is Kind.REFUND and limit is not None and together > limit
         touched = name in e.sent or movement.reference in e.deeds
         if above and touched and (verdict != "approved" or (name, "refund.released") not in rows):
             yield f"{name}, above the limit, was sent, and an approver said: {verdict}"
@@ -350,7 +354,7 @@ def _approved(e: Evidence) -> Found:
         ended = movement.progress is Progress.FAILED and (name, "refund.rejected") in rows
         if verdict == "rejected" and (touched or not ended):
             yield f"{name} was rejected, and is {movement.progress}"
-        if not above and (verdict is not None or movement.progress is Progress.AWAITING):
+        if not may_wait and (verdict is not None or movement.progress is Progress.AWAITING):
             yield f"{name} waited, and did not have to"
 
 

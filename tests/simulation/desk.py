@@ -62,6 +62,7 @@ class Desk:
             requested_at=movement.created_at,
             brand=token.brand,
             last4=token.last4,
+            suspended=False,
         )
 
 

@@ -44,6 +44,7 @@ from tests.gateway.store.postgres import (
     asked,
     asking,
     audit,
+    caller,
     first_movement,
     new_token,
     sealed,
@@ -226,7 +227,9 @@ class Twins:
         rng, left = self._rng, max(1, charge.left_minor if kind is Kind.REFUND else charge.amount_minor)
         amount = rng.choice((None, rng.randint(1, left), rng.randint(1, left), left, left + 1, 0))
         limit = rng.choice((None, rng.randint(1, left), left, 0))
-        what = replace(asked(charge, kind, amount), created_at=self._memory.now(), approval_above_minor=limit)
+        what = replace(
+            asked(charge, kind, amount), created_at=self._memory.now(), caller=caller(charge.department, limit)
+        )
         if rng.random() < 0.05:
             what = replace(what, charge_id=NOBODYS)
         if rng.random() < 0.05:

@@ -66,6 +66,7 @@ class City:
         self.database_down = False
         self.dark: str | None = None
         """How the names begin of those who stay dead at present."""
+        self.refund_minor_max: int | None = None  # nothing waits for an approver here
         self.kills = 0
         self.fatal_point = fatal_point(seed)
         self.departments = tuple(names[: self.swarm.departments])

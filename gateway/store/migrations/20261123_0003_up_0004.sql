@@ -17,7 +17,7 @@ ALTER TABLE gateway.applications
     '{tokens:read,tokens:write,tokens:erase,charges:read,charges:write,charges:refund}',
   ADD COLUMN services text[],
   ADD COLUMN refund_minor_max bigint CHECK (refund_minor_max > 0),
-  ADD COLUMN requests_per_s_max integer NOT NULL DEFAULT 100 CHECK (requests_per_s_max > 0);
+  ADD COLUMN requests_per_s_max integer NOT NULL DEFAULT 1000 CHECK (requests_per_s_max > 0);
 ALTER TABLE gateway.applications ALTER COLUMN scopes DROP DEFAULT, ALTER COLUMN requests_per_s_max DROP DEFAULT,
   ADD CHECK (scopes <@ ARRAY['tokens:read', 'tokens:write', 'tokens:erase', 'charges:read', 'charges:write',
                              'charges:refund']);
@@ -112,16 +112,22 @@ BEGIN
   -- Read before a department is known, as applications are.
   EXECUTE 'CREATE POLICY every_contract ON gateway.personal_fields FOR SELECT TO gateway_api USING (true)';
   EXECUTE format('CREATE POLICY decided ON gateway.refund_approvals FOR SELECT TO gateway_api USING (%s)', own);
-  EXECUTE format('CREATE POLICY decides ON gateway.refund_approvals FOR INSERT TO gateway_admin WITH CHECK (%s)', own);
+  -- In nobody's name but an approver's of that department, whatever the code does.
+  EXECUTE format('CREATE POLICY decides ON gateway.refund_approvals FOR INSERT TO gateway_admin WITH CHECK (%s AND EXISTS (
+    SELECT FROM gateway.staff s WHERE s.staff_id = refund_approvals.staff_id AND ''approver'' = ANY (s.roles)
+    AND s.disabled_at IS NULL AND s.departments && ARRAY[''*'', refund_approvals.department_id]))', own);
   FOREACH name IN ARRAY ARRAY['services', 'tokens', 'charges', 'movements', 'journal', 'refund_approvals'] LOOP
     EXECUTE format('CREATE POLICY staff_sees ON gateway.%I FOR SELECT TO gateway_admin USING (%s)', name, seen);
   END LOOP;
-  -- As before; and what waits moves only once it was decided about, whatever the code does.
+  -- As before; and what waits moves only once it was decided about, and where it was decided to.
   EXECUTE 'DROP POLICY gateway_api_moves ON gateway.movements';
   EXECUTE format('CREATE POLICY gateway_api_moves ON gateway.movements FOR UPDATE TO gateway_api
     USING (%s AND (progress IN (''sending'', ''unknown'', ''in_review'') OR progress = ''awaiting_approval'' AND EXISTS (
       SELECT FROM gateway.refund_approvals a
-      WHERE a.department_id = movements.department_id AND a.movement_id = movements.movement_id))) WITH CHECK (%s)',
+      WHERE a.department_id = movements.department_id AND a.movement_id = movements.movement_id)))
+    WITH CHECK (%s AND (progress = ''failed'' OR NOT EXISTS (
+      SELECT FROM gateway.refund_approvals a WHERE a.department_id = movements.department_id
+      AND a.movement_id = movements.movement_id AND a.verdict = ''rejected'')))',
     own, own);
 END $$;
 
@@ -140,4 +146,4 @@ GRANT SELECT, INSERT ON gateway.refund_approvals TO gateway_admin;
 GRANT SELECT, UPDATE (password_hash, password_must_change, earlier_hashes, totp_sealed, totp_step, last_signed_in_at)
   ON gateway.staff TO gateway_admin;
 GRANT SELECT, INSERT, UPDATE (seen_at, ended_at) ON gateway.staff_sessions TO gateway_admin;
-GRANT SELECT, INSERT, UPDATE (tries, locked_until, tried_at) ON gateway.sign_in_tries TO gateway_admin;
+GRANT SELECT, INSERT, DELETE, UPDATE (tries, locked_until, tried_at) ON gateway.sign_in_tries TO gateway_admin;

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from gateway import errors
+from gateway.rules.access import Application
 from gateway.rules.lifecycle import FOLLOWS, MEANINGS, Kind, Progress
 from gateway.services.intents import first_movement_id, movement_of
 from gateway.services.ports import Asked, Charge, Claim
@@ -33,13 +34,14 @@ CHARGE = Charge(
     decline_code=None,
     created_at=NOW - timedelta(days=3),
 )
+CALLER = Application("parks", "app_office", 1_000_000, None)
 CAPTURED = replace(CHARGE, kind=Kind.CAPTURE, captured_minor=800, refunded_minor=100, refunding_minor=50)
 CLAIM = Claim("POST /v1/charges/{id}/refunds", "key", bytes(32), None, "re_x")
 
 
 def asked(kind: Kind, amount_minor: int | None = None) -> Asked:
     """A capture, void or refund that an office application asks for."""
-    return Asked("parks", "ch_x", kind, amount_minor, "app_office", "re_x", "pr_y", NOW)
+    return Asked("parks", "ch_x", kind, amount_minor, "re_x", "pr_y", NOW, CALLER)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +112,31 @@ def test_a_charge_has_one_first_movement() -> None:
     """Its name follows from the charge's, so that a charge is never begun twice; no two charges share one."""
     assert first_movement_id("ch_abc") == "mv_abc"
     assert first_movement_id("ch_abd") != first_movement_id("ch_abc")
+
+
+def test_what_an_application_may_charge_for_bounds_what_it_may_do_to_charges() -> None:
+    """Another application's charge of a service that is not granted is not captured, voided or refunded."""
+    pool = replace(asked(Kind.CAPTURE), caller=replace(CALLER, services=frozenset({"pool"})))
+    assert movement_of(replace(CHARGE, service="pool"), pool, CLAIM).kind is Kind.CAPTURE
+    for kind, charge in ((Kind.CAPTURE, CHARGE), (Kind.VOID, CHARGE), (Kind.REFUND, CAPTURED)):
+        for service in (None, "permits"):
+            with pytest.raises(errors.ServiceUnknown):
+                movement_of(replace(charge, service=service), replace(pool, kind=kind), CLAIM)
+
+
+@pytest.mark.parametrize(("limit", "amount", "allowed"), [(999, None, False), (999, 999, True), (1_000, None, True)])
+def test_a_capture_is_within_the_application_s_limit(limit: int, amount: int | None, *, allowed: bool) -> None:
+    """Whoever authorized it."""
+    what = replace(asked(Kind.CAPTURE, amount), caller=replace(CALLER, amount_minor_max=limit))
+    if allowed:
+        assert movement_of(CHARGE, what, CLAIM).kind is Kind.CAPTURE
+        return
+    with pytest.raises(errors.AmountRefused):
+        movement_of(CHARGE, what, CLAIM)
+
+
+@pytest.mark.parametrize(("limit", "waits"), [(None, False), (151, False), (150, True)])
+def test_many_small_refunds_are_one_large_one(limit: int | None, *, waits: bool) -> None:
+    """What was given back before, or is about to be, counts against the limit: 100 and 50 of this charge."""
+    what = replace(asked(Kind.REFUND, 1), caller=replace(CALLER, refund_minor_max=limit))
+    assert (movement_of(CAPTURED, what, CLAIM).progress is Progress.AWAITING) is waits

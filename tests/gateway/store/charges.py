@@ -6,7 +6,7 @@ from typing import Any
 from gateway.rules.lifecycle import Event, Kind
 from gateway.services.ports import Approved, Begun, Charge, Declined, Finished, Movement, NewToken, Said
 from gateway.store.ledger import Ledger
-from tests.gateway.store.postgres import PARKS, asked, asking, audit, intent, new_token, shown, told
+from tests.gateway.store.postgres import PARKS, asked, asking, audit, caller, intent, new_token, shown, told
 
 APPROVED = Approved("pass")
 DECLINED = Declined("fail", "soft", "05")
@@ -58,7 +58,7 @@ async def following(
     approval_above_minor: int | None = None,
 ) -> Begun:
     """A capture, void or refund of a charge that was begun and not finished; raises what forbids it."""
-    what = replace(asked(charge, kind, amount_minor), approval_above_minor=approval_above_minor)
+    what = replace(asked(charge, kind, amount_minor), caller=caller(charge.department, approval_above_minor))
     started = await store.begin_movement(what, asking(what, key), audit(charge.department))
     assert isinstance(started, Begun)
     return started

@@ -17,6 +17,7 @@ from typing import Any
 import asyncpg
 
 from gateway.embedded import Address, EmbeddedPostgres
+from gateway.rules.access import Application
 from gateway.rules.ids import new_id
 from gateway.rules.lifecycle import Kind, Progress
 from gateway.services.intents import first_movement_id
@@ -201,11 +202,16 @@ def asked(charge: Charge, kind: Kind, amount_minor: int | None = None) -> Asked:
         charge_id=charge.charge_id,
         kind=kind,
         amount_minor=amount_minor,
-        application_id=APPLICATION,
         movement_id=new_id("re" if kind is Kind.REFUND else "mv"),
         reference=new_id("pr"),
         created_at=datetime.now(UTC),
+        caller=caller(charge.department),
     )
+
+
+def caller(department: str, refund_minor_max: int | None = None) -> Application:
+    """The application of a department, which may do everything."""
+    return Application(department, APPLICATION, 1_000_000, None, refund_minor_max=refund_minor_max)
 
 
 def asking(what: Asked, key: str | None = None) -> Claim:

@@ -416,11 +416,32 @@ async def test_what_never_waited_cannot_be_decided(quarter: Quarter, desk: Desk)
     page = quarter.page()
     done = shown(await ask(page, LIMIT))
     page.far.sends = CANNOT_TELL
-    lost = shown(await ask(page, LIMIT, "other", of=done["charge"]))
+    lost = shown(await ask(page, 1, "other", limit=None, of=done["charge"]))
     for refund in (done, lost):
         with pytest.raises(AlreadyDecided):
             await desk.decide(quarter, refund["id"])
         assert "admin" not in {process for process, _, _ in await told(quarter, refund["id"])}
+
+
+@pytest.mark.parametrize("what", ["applications SET revoked_at", "departments SET disabled_at"])
+async def test_who_is_revoked_gives_nothing_back(quarter: Quarter, desk: Desk, what: str) -> None:
+    """A refund that an application asked for before it was stopped is shown as such, and can be rejected only."""
+    refund = await held(quarter.page())
+    await quarter.owner.execute(f"UPDATE gateway.{what} = now() WHERE department_id = $1", quarter.department)
+    (waiting,) = await desk.approvals.waiting(staff(quarter.department))
+    assert waiting.suspended
+    with pytest.raises(NotPermitted, match="rejected only"):
+        await desk.decide(quarter, refund["id"])
+    await desk.decide(quarter, refund["id"], "rejected")
+
+
+async def test_small_refunds_do_not_add_up_past_the_approver(quarter: Quarter, desk: Desk) -> None:
+    """What was given back of a charge before counts, and what waits, too."""
+    page = quarter.page()
+    first = shown(await ask(page, LIMIT - 1))
+    second = shown(await ask(page, 1, "second", of=first["charge"]))
+    assert [refund["status"] for refund in (first, second)] == ["succeeded", "succeeded"]
+    await held(page, 1, "third", of=first["charge"])
 
 
 # --- walls in the database --------------------------------------------------------------------------------------
@@ -437,8 +458,14 @@ async def test_the_admin_role_adds_verdicts_and_no_more(
     admin = await role("admin", quarter.department)
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
         await admin.execute(VERDICT, other.department, theirs, APPROVER)
-    with pytest.raises(asyncpg.ForeignKeyViolationError):
-        await admin.execute(VERDICT, quarter.department, mine, "nobody")
+    auditor, elsewhere, gone = (f"st_{secrets.token_hex(4)}" for _ in range(3))
+    await employ(town.owner, auditor, role="auditor")
+    await employ(town.owner, elsewhere, other.department)
+    await employ(town.owner, gone)
+    await town.owner.execute("UPDATE gateway.staff SET disabled_at = now() WHERE staff_id = $1", gone)
+    for name in ("nobody", auditor, elsewhere, gone):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await admin.execute(VERDICT, quarter.department, mine, name)
     await admin.execute(VERDICT, quarter.department, mine, APPROVER)
     with pytest.raises(asyncpg.UniqueViolationError):
         await admin.execute(VERDICT, quarter.department, mine, APPROVER)
@@ -470,6 +497,8 @@ async def test_what_waits_moves_for_nobody_without_a_verdict(
     processes = [await role(process, quarter.department) for process in ("api", "worker")]
     assert [await connection.execute(release, refund["id"]) for connection in processes] == ["UPDATE 0"] * 2
     await desk.decide(quarter, refund["id"], "rejected")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+        await processes[0].execute(release.replace("failed", "sending"), refund["id"])
     assert [await connection.execute(release, refund["id"]) for connection in processes[::-1]] == [
         "UPDATE 0",
         "UPDATE 1",

@@ -99,7 +99,10 @@ async def test_a_department_writes_no_other_s_rows(database: Database, a_charge:
     with pytest.raises(Unavailable):
         await run(database, ADD_KEY, PARKS, "foreign", DIGEST, department=UTILITIES)
     async with database.transaction(UTILITIES) as connection:
-        assert await connection.execute("UPDATE gateway.tokens SET status = 'spent'") == "UPDATE 0"
+        assert (
+            await connection.execute("UPDATE gateway.tokens SET status = 'spent' WHERE department_id = 'parks'")
+            == "UPDATE 0"
+        )
 
 
 @pytest.mark.parametrize("department", ["", "Parks", "parks'; RESET ALL; --", "parks\n", "p" * 32, "pärks"])
