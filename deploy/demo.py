@@ -504,7 +504,9 @@ async def run(arguments: argparse.Namespace) -> int:
             return 1
         starting.result()
         print(
-            f"\nThe gateway serves at {demo.place.api}; how to reach it stands in {home / 'demo.json'}.", flush=True
+            f"\nThe gateway serves at {demo.place.api}, its staff at {demo.place.admin};"
+            f" keys, names and passwords stand in {home / 'demo.json'}.",
+            flush=True,
         )
         if not arguments.check:
             print("Ctrl-C ends it.", flush=True)

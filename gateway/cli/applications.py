@@ -367,7 +367,7 @@ def _uris(der: bytes) -> Sequence[str] | None:
         return names.get_values_for_type(x509.UniformResourceIdentifier)
     except x509.ExtensionNotFound:
         return ()
-    except Exception:  # noqa: BLE001 - whoever wrote it meant harm, and the parser's errors have no common base
+    except Exception:  # noqa: BLE001 - whatever it says, it can be denied
         return None
 
 

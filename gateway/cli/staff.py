@@ -121,7 +121,7 @@ def staff_add(
     ] = None,
     request: Annotated[str | None, typer.Option("--request", help="The approved request; now do it.")] = None,
     password_file: Annotated[
-        str | None, typer.Option(help="With --request: their own password for the first sign-in; else one is printed.")
+        str | None, typer.Option(help="With --request: their own for the first sign-in; else one is printed.")
     ] = None,
     totp_file: Annotated[
         str | None, typer.Option(help="With --request: their own TOTP secret in base32; else one is printed.")

@@ -37,7 +37,7 @@ class Grant:
         require_grantable(self.username, self.person, self.roles, self.departments)
         if not PERSON.fullmatch(self.person):
             raise GrantRefused(
-                f"a personnel number has at most {PERSON_MAX} of A-Z, 0-9, `.` and `-`; the first is a letter or digit"
+                f"a personnel number has at most {PERSON_MAX} of A-Z, 0-9, `.` and `-`, a letter or digit first"
             )
         if self.oidc_subject is not None:
             _require_subject(self.oidc_subject)

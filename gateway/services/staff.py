@@ -69,10 +69,8 @@ SESSION = re.compile(r"[A-Za-z0-9_-]{43}")
 AT_ONCE = 2
 """So many passwords are hashed at a time: each takes 64 MiB and a core."""
 WAITING_MAX = 16
-"""So many sign-ins wait for that, two seconds at most; more are refused before a try is counted."""
+"""So many sign-ins wait for that, about a second; more are refused before a try is counted."""
 UNKNOWN = "unknown"
-UNCOUNTED = frozenset({"locked", UNKNOWN})
-"""Refusals that no lock bounds: a name may be tried on while it is locked, and there is no end of names."""
 SIGN_IN_REFUSED = "staff.sign_in_refused"
 PASSWORD_CHANGED = "staff.password_changed"  # noqa: S105 - an event
 
@@ -245,23 +243,24 @@ class StaffSessions:
 
     async def _refuse(self, digest: bytes, number: int | None, refused: AuditEvent) -> None:
         """Write down a try, of this number unless the name was locked, that was in vain."""
-        with self._room(refused) as told:
-            row = told and self._pen.row(told, self._clock.now())
+        with self._room(refused) as row:
             if number is None or number < TRIES_MAX:
                 await self._store.refuse(digest, row)
                 return
             locks = replace(refused, event="staff.locked", outcome=Outcome.DONE, reason=f"tries_{TRIES_MAX}")
-            with self._room(locks) as told:
-                await self._store.lock(digest, row, told and self._pen.row(told, self._clock.now()))
+            with self._room(locks) as locked:
+                await self._store.lock(digest, row, locked)
 
     @contextmanager
-    def _room(self, event: AuditEvent) -> Iterator[AuditEvent | None]:
-        """The event as it is, for somebody's tries, which a lock bounds; what no lock bounds, while there is room."""
-        if event.actor != UNKNOWN and event.reason not in UNCOUNTED:
-            yield event
+    def _room(self, event: AuditEvent) -> Iterator[AuditRow | None]:
+        """The row of an event. None where a minute has had its rows: there is no end of names that nobody has, nor of
+        tries while a name is locked. Of somebody's other tries the lock lets six through, and all are told.
+        """
+        if event.actor != UNKNOWN and event.reason != "locked":
+            yield self._pen.row(event, self._clock.now())
             return
         with self._rows.room(event) as told:
-            yield told
+            yield None if told is None else self._pen.row(told, self._clock.now())
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -336,8 +335,10 @@ class StaffSessions:
             raise PasswordRefused(OLD_PASSWORD)
 
     async def _require_old(self, staff: Staff, kept: str, old: Secret[str], digest: bytes, request_id: str) -> None:
-        """Counted as tries to sign in are, and apart from them: a session that was left open is no place to guess
-        from, and a stranger who locks the name keeps nobody from changing a password that they fear is known."""
+        """Counted, for a session that was left open is no place to guess from.
+
+        Apart from tries to sign in: a stranger who locks the name keeps nobody from changing a password.
+        """
         number = await self._store.reserve_try(digest)
         if number is not None and await self._in(self._changes, lambda: _fits(kept, old)):
             return

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.server
 
 SIZES = {"file": (2000, 10)}
 """How many tokens, and how often a rewrap is killed."""
-SIZE = (600, 6)
+SIZE = (300, 4)
 """The same for the other kinds of root: what differs is how the root is reached, not what a rotation does."""
 SEED = 20261122
 

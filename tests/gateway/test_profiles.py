@@ -105,6 +105,19 @@ def test_production_has_no_stub(production: Config) -> None:
         ("LOCALHOST", True),
         ("localhost.", True),
         ("stub.localhost:1", True),
+        ("127.1", True),
+        ("127.1:8446", True),
+        ("0x7f.1", True),
+        ("0x7F000001", True),
+        ("0177.0.0.1", True),
+        ("2130706433", True),
+        ("0", True),
+        ("localhost.localdomain", True),
+        ("ip6-localhost", True),
+        ("IP6-loopback.", True),
+        ("128.1", False),
+        ("2147483649", False),
+        ("ip6-localhost.processor.test", False),
         ("processor.test", False),
         ("localhost.processor.test", False),
         ("128.0.0.1", False),
@@ -139,6 +152,17 @@ def test_production_refuses_development_certificates(
     with pytest.raises(SettingsRefused, match=rf"api\.{setting} is a development certificate"):
         _require(_with_api(production, **{setting: str(demo)}))
     _require(msgspec.structs.replace(_with_api(production, **{setting: str(demo)}), profile="demo"))
+
+
+def test_production_trusts_no_development_authority_at_the_processor_s(production: Config, tmp_path: Path) -> None:
+    """Whoever has a demo's key could otherwise stand in for the processor, and be sent card numbers."""
+    url = "https://processor.test"
+    demo = _certificate(tmp_path / "demo.pem", ("Gateway demo authority", "Gateway demo authority"))
+    config = msgspec.structs.replace(production, processor=ProcessorSection(url=url, ca=str(demo)))
+    with pytest.raises(SettingsRefused, match=r"^processor\.ca is a development certificate"):
+        _require(config)
+    _require(msgspec.structs.replace(config, profile="demo"))
+    _require(msgspec.structs.replace(config, processor=ProcessorSection(url=url, ca=production.api.client_ca)))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import CertificateRefused, NotIdentified, TooManyRequests, Unavailable
 from gateway.rules.access import Application, Credential, NewApiKey, new_api_key
-from gateway.rules.certificates import ClientCertificate, RevocationList, Revocations
+from gateway.rules.certificates import Authority, ClientCertificate, RevocationList, Revocations
 from gateway.services import callers as module
 from gateway.services.callers import FRESH_S, NOTE_EVERY_S, Callers
 from keys.primitives import new_key
@@ -19,7 +19,8 @@ PARKS = Application("parks", "app_1", 50_000, "urn:city:parks")
 DIGEST_KEYS = {1: new_key()}
 YEAR = timedelta(days=365)
 SHOWN = ClientCertificate(("urn:city:parks",), b"f" * 32, b"city", 7, START - YEAR, START + YEAR)
-LIST = RevocationList(b"city", frozenset(), START - YEAR, START + YEAR)
+CITY = Authority(b"city's key", b"city", None, b"city", 1)
+LIST = RevocationList(CITY.key, frozenset(), START - YEAR, START + YEAR)
 
 
 class Credentials:
@@ -34,6 +35,7 @@ class Credentials:
 
     async def credentials(self) -> Mapping[str, Credential]:
         self.looks += 1
+        await asyncio.sleep(0)  # as a database does
         if self.away:
             raise Unavailable
         if self.hangs:
@@ -62,7 +64,7 @@ class Lists:
         self.lists: tuple[RevocationList, ...] = (LIST,)
 
     async def look(self) -> Revocations:
-        return Revocations(self.lists, frozenset({b"city"}))
+        return Revocations(self.lists, (CITY,))
 
 
 @pytest.fixture
@@ -102,6 +104,13 @@ async def test_a_fresh_register_costs_nothing(callers: Callers, store: Credentia
     clock.seconds += FRESH_S - 0.001
     assert await identify(callers, key) is PARKS
     assert store.looks == 1
+
+
+async def test_all_who_wait_share_one_look(callers: Callers, store: Credentials) -> None:
+    """A hundred requests at the moment when the register has grown old ask the database once."""
+    registers = await asyncio.gather(*(callers.register() for _ in range(100)))
+    assert store.looks == 1
+    assert len(set(map(id, registers))) == 1
 
 
 async def test_an_old_register_identifies_nobody(callers: Callers, store: Credentials, clock: Clock) -> None:

@@ -5,12 +5,13 @@ break RFC 5280 are in `test_server`; item 37 (half-open handshakes) too; item 38
 """
 
 import asyncio
+import base64
 import socket
 import ssl
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -18,8 +19,11 @@ import msgspec
 import pytest
 import structlog
 from aiohttp import web
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtensionOID
 
 from gateway.clock import SystemClock
 from gateway.errors import CertificateRefused, Unavailable
@@ -308,6 +312,8 @@ async def test_a_revoked_key_is_refused_on_an_open_connection(office: Office, au
         "stranger's",
         "partial",
         "one of two forged",
+        "odd name",
+        "said twice",
     ],
 )
 async def test_without_a_usable_list_nobody_is_vouched_for(
@@ -326,6 +332,8 @@ async def test_without_a_usable_list_nobody_is_vouched_for(
         "stranger's": Authority(tmp_path, "Rogue authority").revocations(),
         "partial": authority.revocations(partial=True),
         "one of two forged": whole + forged,
+        "odd name": _odd_list(authority, "odd name"),
+        "said twice": _odd_list(authority, "said twice"),
     }
     await office.revocations.look()
     await office.revocations.require_usable()
@@ -377,6 +385,68 @@ async def test_a_list_may_carry_several_authorities(office: Office, authority: A
     found = await file.look()
     found.require_good(new, office.clock.now())
     assert found.complete(office.clock.now())
+
+
+def _chain(root: Authority, folder: Path) -> Authority:
+    """An authority whose certificate is of another; both are in `chain.pem`."""
+    below = Authority(folder, "Issuing authority")
+    key = below.key.public_key()
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(root.name, below.name, key, x509.random_serial_number(), now - HOUR, now + HOUR)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.key.public_key()), critical=False)
+        .sign(root.key, hashes.SHA256())
+    )
+    root.issued["below"] = certificate
+    pem = certificate.public_bytes(Encoding.PEM)
+    (folder / "chain.pem").write_bytes((root.folder / "ca.pem").read_bytes() + pem)
+    return below
+
+
+async def test_a_revoked_issuing_authority_vouches_for_nobody(
+    office: Office, authority: Authority, tmp_path: Path
+) -> None:
+    """33: the root revokes it; its own list, good for another hour, says nothing of that and counts no more."""
+    below = _chain(authority, tmp_path)
+    below.issue("leaf", san(PARKS.encode()))
+    file = RevocationFile(tmp_path / "chain.crl", tmp_path / "chain.pem", office.clock, structlog.get_logger())
+    leaf, now = read_certificate(_der(below, "leaf")), office.clock.now()
+    (tmp_path / "chain.crl").write_bytes(authority.revocations() + below.revocations())
+    (await file.look()).require_good(leaf, now)
+
+    (tmp_path / "chain.new").write_bytes(authority.revocations("below") + below.revocations())
+    (tmp_path / "chain.new").rename(tmp_path / "chain.crl")
+    found = await file.look()
+    with pytest.raises(CertificateRefused):
+        found.require_good(leaf, now)
+    found.require_good(read_certificate(_der(authority, "utilities")), now)
+    assert found.complete(now)
+
+
+async def test_a_new_key_of_an_authority_has_a_list_of_its_own(
+    office: Office, authority: Authority, tmp_path: Path
+) -> None:
+    """33: the name is the same, the key is not: the old key's list says nothing of the new key's certificates."""
+    twin = Authority(tmp_path)
+    twin.issue("ca", purposes=(), ca=True)
+    twin.issue("new", san(PARKS.encode()))
+    both = tmp_path / "both.pem"
+    both.write_bytes((authority.folder / "ca.pem").read_bytes() + (tmp_path / "ca.pem").read_bytes())
+    (tmp_path / "both.crl").write_bytes(authority.revocations())
+    file = RevocationFile(tmp_path / "both.crl", both, office.clock, structlog.get_logger())
+    new, old, now = read_certificate(_der(twin, "new")), _der(authority, "utilities"), office.clock.now()
+
+    found = await file.look()
+    with pytest.raises(CertificateRefused):
+        found.require_good(new, now)
+    found.require_good(read_certificate(old), now)
+    assert not found.complete(now)
+    (tmp_path / "both.crl").write_bytes(authority.revocations() + twin.revocations())
+    found = await file.look()
+    found.require_good(new, now)
+    assert found.complete(now)
 
 
 # --- 35: resumption ---
@@ -433,6 +503,104 @@ async def test_a_name_that_looks_alike_is_another_name(office: Office, authority
 async def test_the_common_name_is_no_name(office: Office, authority: Authority) -> None:
     """36: the subject says `urn:city:parks` in all of these certificates; only the alternative name is asked."""
     assert await office.ask(authority.issue("only-cn", san(b"urn:city:nobody"))) == WRONG
+
+
+@pytest.mark.parametrize("odd", ["two names", "odd name", "said twice", "version"])
+async def test_an_odd_certificate_is_refused_like_any_other(office: Office, authority: Authority, odd: str) -> None:
+    """36: two URIs, a name that the parser does not know, an extension given twice, a version that there is not."""
+    names = san(PARKS.encode()).value[2:]
+    both = b"\x86" + bytes([len(OTHER)]) + OTHER
+    alternatives = {
+        "two names": bytes([0x30, len(names + both)]) + names + both,
+        "odd name": bytes([0x30, len(names + ODD_NAME)]) + names + ODD_NAME,
+    }
+    value = alternatives.get(odd, bytes([0x30, len(names)]) + names)
+    path = authority.issue("odd", x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, value))
+    if odd not in alternatives:
+        spoil = _said_twice if odd == "said twice" else _of_no_version
+        path.write_bytes(pem_of(_signed_anew(_der(authority, "odd"), spoil, authority)))
+
+    with pytest.raises(CertificateRefused):
+        read_certificate(x509_der(path))
+    assert await office.ask(path) in ({REFUSED} if odd in alternatives else {REFUSED, BROKEN})
+
+
+OTHER = b"urn:city:other"
+ODD_NAME = bytes.fromhex("a508a106") + b"\x0c\x04odd!"
+"""An ediPartyName (RFC 5280 §4.2.1.6), which nobody uses and the parser does not read."""
+
+
+def _odd_list(authority: Authority, odd: str) -> bytes:
+    """A list that the authority did sign, with an extension that the parser raises for."""
+    now = datetime.now(UTC)
+    value = bytes([0x30, len(ODD_NAME)]) + ODD_NAME
+    extension = x509.UnrecognizedExtension(ExtensionOID.ISSUER_ALTERNATIVE_NAME, value)
+    builder = x509.CertificateRevocationListBuilder(authority.name, now - HOUR, now + HOUR)
+    signed = builder.add_extension(extension, critical=False).sign(authority.key, hashes.SHA256())
+    der = signed.public_bytes(Encoding.DER)
+    if odd == "said twice":
+        der = _signed_anew(der, _said_twice, authority)
+    return pem_of(der, "X509 CRL")
+
+
+def _signed_anew(der: bytes, spoil: Callable[[bytes], bytes], authority: Authority) -> bytes:
+    """A certificate or list with other contents, and the authority's signature over these."""
+    contents, algorithm, _ = _parts(der)
+    contents = spoil(contents)
+    signature = authority.key.sign(contents, ec.ECDSA(hashes.SHA256()))
+    return _tlv(0x30, contents + algorithm + _tlv(0x03, b"\x00" + signature))
+
+
+def _said_twice(contents: bytes) -> bytes:
+    """The last extension once more."""
+    *before, tagged = _parts(contents)
+    (extensions,) = _parts(tagged)
+    each = _parts(extensions)
+    again = _tlv(tagged[0], _tlv(0x30, b"".join([*each, each[-1]])))
+    return _tlv(0x30, b"".join([*before, again]))
+
+
+def _of_no_version(contents: bytes) -> bytes:
+    """Version 8, of which there is none."""
+    _, *after = _parts(contents)
+    return _tlv(0x30, b"".join([_tlv(0xA0, b"\x02\x01\x07"), *after]))
+
+
+def _parts(der: bytes) -> list[bytes]:
+    """What a constructed value is made of, each whole."""
+
+    def ends(at: int) -> tuple[int, int]:
+        length, start = der[at + 1], at + 2
+        if length & 0x80:
+            start += length & 0x7F
+            length = int.from_bytes(der[at + 2 : start])
+        return start, start + length
+
+    at, end = ends(0)
+    found = []
+    while at < end:
+        after = ends(at)[1]
+        found.append(der[at:after])
+        at = after
+    return found
+
+
+def _tlv(tag: int, value: bytes) -> bytes:
+    size = len(value)
+    if size < 0x80:
+        return bytes([tag, size]) + value
+    octets = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes([tag, 0x80 | len(octets)]) + octets + value
+
+
+def pem_of(der: bytes, what: str = "CERTIFICATE") -> bytes:
+    """In the form of RFC 7468."""
+    return f"-----BEGIN {what}-----\n".encode() + base64.encodebytes(der) + f"-----END {what}-----\n".encode()
+
+
+def x509_der(path: Path) -> bytes:
+    """The certificate in a PEM file, whatever it says."""
+    return ssl.PEM_cert_to_DER_cert(path.read_text())
 
 
 def test_what_is_no_certificate_is_refused() -> None:
