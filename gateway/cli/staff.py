@@ -93,6 +93,7 @@ class Granted:
     username: str
     password: Secret[str] | None
     seed: Secret[bytes] | None
+    must_change: bool = False
 
     def told(self) -> dict[str, str]:
         """What is handed to the person, in a form for programs."""
@@ -257,13 +258,13 @@ def _prepared(
         grant.username,
         new_password() if factors.password is None else None,
         totp.new_seed() if factors.seed is None else None,
+        must_change=factors.password is None or config.profile != "demo",
     )
     if factors.password is not None:
         listed = None if config.admin is None else config.admin.breached_passwords
         require_good_password(factors.password, grant.username, None if listed is None else Path(listed))
-    must_change = made.password is not None or config.profile != "demo"
     sealed = totp.seal_seed(keys, staff_id, _the(made.seed, factors.seed))
-    return made, (hash_password(_the(made.password, factors.password)), must_change, sealed)
+    return made, (hash_password(_the(made.password, factors.password)), made.must_change, sealed)
 
 
 async def _require_free(owner: Owner, grant: Grant) -> None:
@@ -346,6 +347,8 @@ def _tell_once(granted: Granted, as_json: bool) -> None:
     lines = [f"{granted.username} has this grant now; sessions of an earlier one are ended."]
     if granted.password is not None:
         lines.append(f"password for the first sign-in, which is then changed: {told['password']}")
+    elif granted.must_change:
+        lines.append("The password that you gave has been in other hands, too: at the first sign-in it is changed.")
     if granted.seed is not None:
         lines += [
             f"TOTP secret, to type into the app: {told['totp_secret']}",

@@ -253,8 +253,10 @@ class StaffSessions:
 
     @contextmanager
     def _room(self, event: AuditEvent) -> Iterator[AuditRow | None]:
-        """The row of an event. None where a minute has had its rows: there is no end of names that nobody has, nor of
-        tries while a name is locked. Of somebody's other tries the lock lets six through, and all are told.
+        """The row of an event; None where a minute has had its rows.
+
+        There is no end of names that nobody has, nor of tries while a name is locked. Of somebody's other tries the
+        lock lets six through, and all are told.
         """
         if event.actor != UNKNOWN and event.reason != "locked":
             yield self._pen.row(event, self._clock.now())

@@ -4,26 +4,34 @@ import asyncio
 import hashlib
 import json
 import secrets
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import ExtensionOID
 from typer.testing import CliRunner
 
 from gateway.cli.access import _review
-from gateway.cli.applications import Registration, _add, _rotate
+from gateway.cli.applications import Registration, Shown, _add, _read_certificate, _rotate
 from gateway.cli.main import app
-from gateway.config import Config
+from gateway.config import ApiSection, Config, ProcessorSection
 from gateway.errors import GrantRefused
 from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
+from keys.errors import SettingsRefused
 from keys.process_keys import read_process_keys
-from keys.settings import load
+from keys.settings import DatabaseSection, KeysSection, load
 from keys.signing import open_note
 from tests.acceptance.test_main_job import card, charge_body, new_key, token_body
+from tests.authority import Authority, san
 from tests.system import ROOT, Client, Reply, System, connect_as
 
 WITHIN_S = 2.5
@@ -173,6 +181,47 @@ async def test_only_its_own_certificate_is_denied(
 
 
 @pytest.mark.server
+async def test_a_certificate_that_cannot_be_read_is_refused_and_can_be_denied(
+    system: System, office: Office, events: Events, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is 403 with its audit row, like any other; and its fingerprint is denied on the operator's word."""
+    uri = f"{URN}odd"
+    application = (await office.add("museum", "--certificate-san", uri))["application"]
+    certificate = issued(system, "museum-odd", uri, monkeypatch)
+    fingerprint = spoil_names(system, Path(certificate["cert"]))
+    system.demo["apps"][application] |= certificate
+    counted = "SELECT count(*) FROM audit.events WHERE process = 'api' AND reason = 'CertificateRefused'"
+    before = await sql.fetchval(counted)
+    async with Client(system, application, certificate=application) as client:
+        reply = await becomes(client, 403)
+    assert reply.problem == "certificate-refused"
+    assert await sql.fetchval(counted) > before
+
+    named = ("app", "revoke", application, "--certificate", certificate["cert"])
+    assert fingerprint.hex() in await office(*named)
+    assert (await events())[-1] == ("certificate.denied", "museum", "unspecified")
+    denied = "SELECT count(*) FROM gateway.denied_certificates WHERE fingerprint = $1"
+    assert await sql.fetchval(denied, fingerprint) == 1
+    assert "already" in await office.refusal(*named)
+
+
+@pytest.mark.parametrize("version", [b"\x02\x01\x07", b"\x02\x01\x7f"])
+def test_a_certificate_of_no_version_is_still_one(tmp_path: Path, version: bytes) -> None:
+    """Its fingerprint is that of its bytes; what is no certificate at all is refused."""
+    authority = Authority(tmp_path)
+    der = ssl.PEM_cert_to_DER_cert(authority.issue("odd", san(b"urn:city:parks")).read_text())
+    odd = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03" + version, 1)
+    (tmp_path / "odd.pem").write_text("said before\n" + ssl.DER_cert_to_PEM_cert(odd))
+    assert _read_certificate(tmp_path / "odd.pem") == Shown(hashlib.sha256(odd).digest(), None)
+    (tmp_path / "odd.pem").write_text(ssl.DER_cert_to_PEM_cert(der))
+    assert _read_certificate(tmp_path / "odd.pem") == Shown(hashlib.sha256(der).digest(), ["urn:city:parks"])
+    for none in (der[:-1], b"\x30", b""):
+        (tmp_path / "odd.pem").write_text(ssl.DER_cert_to_PEM_cert(none))
+        with pytest.raises(GrantRefused):
+            _read_certificate(tmp_path / "odd.pem")
+
+
+@pytest.mark.server
 async def test_a_disabled_department_is_out_until_it_is_enabled(
     system: System, office: Office, events: Events
 ) -> None:
@@ -200,11 +249,69 @@ async def test_a_service_is_registered_by_command(office: Office, events: Events
     assert "already" in await office.refusal("department", "service", "parks", service, "Ice rink", "101-2400")
     assert "code" in await office.refusal("department", "service", "parks", "Ice Rink", "Ice rink", "101-2400")
     async with Client(system, added["application"]) as client:
+        await becomes(client, 200)
         body = charge_body(name="Ada Resident", card=card())
         assert (await client.call("POST", "/v1/charges", body, key=new_key())).problem == "service-unknown"
         reply = await client.call("POST", "/v1/charges", body | {"service": service}, key=new_key())
         assert (reply.status, reply.json["service"]) == (201, service)
     assert [event for event, _, _ in await events()] == ["department.service_added", "application.added"]
+
+
+@pytest.mark.server
+async def test_whoever_makes_a_department_is_told_what_it_lacks(system: System, office: Office) -> None:
+    """Beside the answer, and only once; the answer stays one JSON document."""
+    del office  # which forgets the applications afterwards
+    asked = ("app", "add", "orchard", "Counter", "--config", str(system.home / "gateway.toml"))
+    first, second = [await asyncio.to_thread(CliRunner().invoke, app, asked) for _ in range(2)]
+    told = "gateway: department `orchard` is new: it may send no personal field yet, see `gateway department allow`\n"
+    assert (first.exit_code, first.stderr, json.loads(first.stdout)["department"]) == (0, told, "orchard")
+    assert (second.exit_code, second.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("option", "most"), [("--amount-max", 10**12), ("--refund-max", 10**12), ("--requests-per-second", 10**6)]
+)
+@pytest.mark.parametrize("value", ["0", "-1", "one more", "99999999999999999999", "1e3"])
+def test_a_limit_out_of_range_is_wrong_usage(option: str, most: int, value: str) -> None:
+    """Exit 2, before a file or a database is looked at; with the largest, only the file is missing."""
+    asked = ["app", "add", "museum", "Counter", "--config", "/nowhere/gateway.toml", option]
+    wrong = CliRunner().invoke(app, [*asked, str(most + 1) if value == "one more" else value])
+    assert (wrong.exit_code, type(wrong.exception)) == (2, SystemExit)
+    largest = CliRunner().invoke(app, [*asked, str(most)])
+    assert isinstance(largest.exception, SettingsRefused)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("add", "museum\udcff", "Counter"),
+        ("add", "museum", "Count\udcffer"),
+        ("add", "museum", "Counter", "--service", "po\udcffol"),
+        ("add", "museum", "Counter", "--certificate-san", "urn:\udcff"),
+        ("rotate", "app_\udcff"),
+        ("revoke", "app_\udcff"),
+        ("revoke", "app_1", "--key", "\udcff"),
+    ],
+)
+def test_an_argument_that_is_no_text_is_refused(arguments: tuple[str, ...]) -> None:
+    """With one line that can be printed, before anything is asked of a database."""
+    done = CliRunner().invoke(app, ["app", *arguments, "--config", "/nowhere/gateway.toml"])
+    assert isinstance(done.exception, GrantRefused)
+    assert str(done.exception) == "an argument is no text in UTF-8: type it anew"
+
+
+async def test_production_registers_nobody_without_a_certificate() -> None:
+    """Its key alone would never be served."""
+    config = Config(
+        environment="city",
+        keys=KeysSection(root="file:/root.key", store="file:/keystore", secrets="/nowhere"),
+        database=DatabaseSection(dsn="postgresql://db.city.test/gateway"),
+        api=ApiSection(cert="/api.pem", key="/api.key"),
+        processor=ProcessorSection(url="https://processor.test"),
+    )
+    asked = Registration("museum", "Counter", 1, None, [], [], 1, None, None)
+    with pytest.raises(GrantRefused, match="--certificate-san"):
+        await _add(config, asked)
 
 
 @pytest.mark.server
@@ -287,8 +394,11 @@ async def test_a_personal_field_is_taken_for_a_reason(
     assert "no such department" in await office.refusal("department", "allow", "nowhere", "email", "--reason", "why")
     async with Client(system, added["application"]) as client:
         body = token_body() | {"details": {"contact": {"email": "ada@example.org"}}}
-        await becomes(client, 200)  # and with the application, its contract is known
-        assert (await client.call("POST", "/v1/tokens", body)).status == 201
+        await becomes(client, 200)
+        deadline = time.monotonic() + WITHIN_S  # it may have been known before its contract was
+        while (reply := await client.call("POST", "/v1/tokens", body)).status != 201:
+            assert time.monotonic() < deadline, reply.body
+            await asyncio.sleep(0.05)
         await office("department", "forbid", "museum", "contact.email")
         assert await sql.fetch(held) == []
         deadline = time.monotonic() + WITHIN_S
@@ -405,3 +515,23 @@ def issued(system: System, name: str, uri: str, monkeypatch: pytest.MonkeyPatch)
     folder = system.home / "tls"
     Authority.open(folder).application(name, uri)
     return {"cert": str(folder / f"{name}.pem"), "key": str(folder / f"{name}.key")}
+
+
+def spoil_names(system: System, path: Path) -> bytes:
+    """The certificate again, signed by the demo's authority, with an ediPartyName beside its URI; its fingerprint."""
+    key: Any = load_pem_private_key((system.home / "tls" / "ca.key").read_bytes(), None)
+    read = x509.load_pem_x509_certificate(path.read_bytes())
+    builder = x509.CertificateBuilder(
+        read.issuer, read.subject, read.public_key(), 7, read.not_valid_before_utc, read.not_valid_after_utc
+    )
+    for found in read.extensions:
+        value: x509.ExtensionType = found.value
+        if isinstance(value, x509.SubjectAlternativeName):
+            names = value.public_bytes()[2:] + bytes.fromhex("a508a1060c046f646421")
+            value = x509.UnrecognizedExtension(
+                ExtensionOID.SUBJECT_ALTERNATIVE_NAME, bytes([0x30, len(names)]) + names
+            )
+        builder = builder.add_extension(value, found.critical)
+    odd = builder.sign(key, SHA256())
+    path.write_bytes(odd.public_bytes(Encoding.PEM))
+    return odd.fingerprint(SHA256())

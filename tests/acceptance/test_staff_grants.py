@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from gateway.cli.main import app as gateway
 from gateway.rules.grants import Grant
-from gateway.rules.staff import Role
+from gateway.rules.staff import TRIES_MAX, Role
 from keys import acts
 from keys.acts import ActFolder
 from keys.cli.main import app as keys
@@ -169,7 +169,10 @@ async def test_by_the_commands_from_asking_to_the_first_sign_in(office: Office) 
     act_id = command.split()[-1]
     row = (await office.accounts())["b.ito"]
     assert (row["granted_by"], row["approved_by"], row["grant_act"]) == ("security", "security2", act_id)
-    assert await office.audited(row["staff_id"]) == [("staff.granted", "security+security2", act_id)]
+    granted = ("staff.granted", "security+security2", "finance+records@parks+utilities")
+    assert await office.audited(row["staff_id"]) == [granted]
+    signed = "SELECT request_id FROM audit.events WHERE event = 'staff.granted' AND subject = $1"
+    assert [told["request_id"] for told in await office.fetch(signed, row["staff_id"])] == [act_id]
     assert not any(secret.encode() in repr(row).encode() for secret in (given["password"], given["totp_secret"]))
 
 
@@ -195,6 +198,24 @@ async def test_ones_own_password_and_secret(office: Office, tmp_path: Path) -> N
 
     again = office.agreed((await grant_of(office, "f.okoro")).payload())
     assert "was used lately" in await office.refused("gateway", "staff", "add", "--request", again, *files)
+
+
+async def test_outside_a_demo_nobody_else_knows_a_password_for_long(office: Office, tmp_path: Path) -> None:
+    """There a password from a file is one for the first sign-in, too."""
+    password, config = tmp_path / "password", tmp_path / "gateway.toml"
+    write_private(password, OWN_PASSWORD.encode(), replace=True)
+    settings = (office.system.home / "gateway.toml").read_text()
+    assert 'profile = "demo"' in settings
+    config.write_text(settings.replace('profile = "demo"', 'profile = "production"'))
+    act_id = office.agreed(newcomer("k.known"))
+    arguments = ["staff", "add", "--request", act_id, "--password-file", str(password), "--config", str(config)]
+    done = await asyncio.to_thread(CliRunner().invoke, gateway, arguments)
+
+    assert done.exit_code == 0, done.exception
+    assert (await office.accounts())["k.known"]["password_must_change"]
+    assert "at the first sign-in it is changed" in done.stdout
+    assert "to type into the app" in done.stdout
+    assert "never on a web site" in done.stdout
 
 
 async def test_who_signs_in_at_the_provider_gets_no_factors(office: Office) -> None:
@@ -288,7 +309,6 @@ async def test_an_act_is_carried_out_once(office: Office) -> None:
             ("e.new", "--person", "1", "--role", "finance", "--role", "approver", "--all-departments"),
             "nobody is approver and finance at once",
         ),
-        (("--request", "act_" + "0" * 32, "--role", "finance"), "does what was signed"),
         ((), "name the account to ask for"),
         (("--request", "act_" + "0" * 32), "there is no request"),
         (("e.new", "--person", "1", "--role", "finance", "--all-departments"), "this takes an officer"),
@@ -303,12 +323,45 @@ async def test_what_is_refused_before_anybody_signs(office: Office, arguments: t
 
 
 @pytest.mark.parametrize(
+    "option",
+    [
+        ("a.chen",),
+        ("--person", "4711"),
+        ("--role", "finance"),
+        ("--department", "parks"),
+        ("--all-departments",),
+        ("--oidc-subject", "00u"),
+        ("--reason", "a reason"),
+        ("--officer", "ada.key"),
+        ("--passphrase-file", "none"),
+    ],
+)
+def test_what_goes_not_with_a_request(office: Office, option: tuple[str, ...]) -> None:
+    """An option that would do nothing is wrong usage, and nobody thinks that it did something."""
+    config = ("--config", str(office.system.home / "gateway.toml"))
+    done = CliRunner().invoke(gateway, ["staff", "add", "--request", "act_" + "0" * 32, *option, *config])
+    assert done.exit_code == 2
+    assert "does what was" in done.output
+
+
+@pytest.mark.parametrize("option", ["--password-file", "--totp-file"])
+def test_what_goes_not_without_a_request(office: Office, option: str) -> None:
+    """Factors are given when the account is made, and are no part of what is signed."""
+    config = ("--config", str(office.system.home / "gateway.toml"))
+    asked = ("e.new", "--person", "1", "--role", "finance", "--department", "parks")
+    done = CliRunner().invoke(gateway, ["staff", "add", *asked, option, "none", *config])
+    assert done.exit_code == 2
+    assert "go with" in done.output
+
+
+@pytest.mark.parametrize(
     ("username", "person", "department", "told"),
     [
         ("e.new", "1001", "parks", "this person has the account f.alvarez"),
         ("f.alvarez", "77", "parks", "f.alvarez is or was another person's account"),
         ("e.new", "77", "water", "no department is called water"),
-        ("e.new", "4242 4242 4242 4242", "parks", "card number"),
+        ("e.new", "01001", "parks", "this person has the account f.alvarez"),
+        ("e.new", "4242-4242-4242-4242", "parks", "card number"),
     ],
 )
 async def test_what_an_officer_asks_for_in_vain(
@@ -346,6 +399,18 @@ async def test_another_grant_replaces_the_first(office: Office, tmp_path: Path) 
     after = (await office.accounts())["g.gupta"]
     assert (after["staff_id"], after["roles"], after["departments"]) == (before["staff_id"], ["approver"], ["*"])
     assert after["earlier_hashes"] == [before["password_hash"]]
+    async with Staff(office.system, second) as staff:
+        assert (await staff.sign_in()).status == 201
+
+
+async def test_another_grant_frees_a_locked_name(office: Office) -> None:
+    """Whoever comes with the new factors need not wait for half an hour: nobody knows them yet."""
+    first = await office.granted(office.agreed(newcomer("l.lock")))
+    async with Staff(office.system, first) as staff:
+        for _ in range(TRIES_MAX):
+            assert (await staff.sign_in(password="not the password 1")).problem == "sign-in-refused"
+        assert (await staff.sign_in()).problem == "sign-in-refused"
+    second = await office.granted(office.agreed((await grant_of(office, "l.lock")).payload()))
     async with Staff(office.system, second) as staff:
         assert (await staff.sign_in()).status == 201
 

@@ -214,7 +214,7 @@ ADMIN_MAY_NOT = (
     "DELETE FROM gateway.staff",
     "UPDATE gateway.staff_sessions SET staff_id = 'staff_x'",
     "UPDATE gateway.staff_sessions SET created_at = now()",
-    "DELETE FROM gateway.sign_in_tries",
+    "UPDATE gateway.sign_in_tries SET name_digest = NULL",
     "UPDATE gateway.refund_approvals SET verdict = 'approved'",
     "DELETE FROM gateway.refund_approvals",
     "INSERT INTO gateway.refund_approvals VALUES ('utilities', 're_x', 'approved', 'staff_x', now())",

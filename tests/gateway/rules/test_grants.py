@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GrantRefused
-from gateway.rules.grants import PERSON_MAX, SUBJECT_MAX, Grant
+from gateway.rules.grants import PERSON, PERSON_MAX, SUBJECT_MAX, Grant
 from gateway.rules.staff import Role
 
 CHEN = Grant.of("a.chen", "4711", ["approver"], ["utilities", "parks"])
@@ -21,7 +21,7 @@ def test_what_the_officers_sign() -> None:
 
 @given(
     st.from_regex(r"\A[a-z]\.[a-z0-9]{2,8}\Z"),
-    st.text("ABC 0123456789-", min_size=1, max_size=PERSON_MAX).filter(str.strip),
+    st.from_regex(PERSON, fullmatch=True),
     st.sampled_from([{"finance"}, {"approver"}, {"auditor"}, {"finance", "records"}, {"approver", "records"}]),
     st.one_of(st.just({"*"}), st.sets(st.from_regex(r"\A[a-z_]{1,8}\Z"), min_size=1, max_size=4)),
     st.none() | st.text("abc!~ 09", min_size=1, max_size=SUBJECT_MAX),
@@ -38,7 +38,25 @@ def test_a_payload_is_read_back_as_the_same_grant(
 def test_a_person_has_one_number_however_it_is_typed(typed: str) -> None:
     """Or one person had two accounts."""
     assert Grant.of("a.chen", typed, ["approver"], ["parks"]).person == "4711"
-    assert Grant.of("b.ito", "e-12  b", ["records"], ["parks"]).person == "E-12 B"
+    assert Grant.of("b.ito", "e-12.b", ["records"], ["parks"]).person == "E-12.B"
+
+
+@pytest.mark.parametrize(
+    ("typed", "person"),
+    [("05001", "5001"), ("0005001", "5001"), ("5001", "5001"), ("50-010", "50-010"), ("0-7", "0-7"), ("00", "0")],
+)
+def test_leading_zeros_make_nobody_another_person(typed: str, person: str) -> None:
+    """Of the whole number, not of its parts."""
+    assert Grant.of("a.chen", typed, ["approver"], ["parks"]).person == person
+
+
+@pytest.mark.parametrize(
+    "person", ["\u041047", "\u0391-1", "47\u0661", "4 711", "-4711", ".1", "47_11", "47/11", "é1"]
+)
+def test_a_look_alike_is_no_number(person: str) -> None:
+    """Letters and digits of other alphabets would give one person two accounts."""
+    with pytest.raises(GrantRefused, match="personnel number"):
+        Grant.of("a.chen", person, ["approver"], ["parks"])
 
 
 @pytest.mark.parametrize(
@@ -50,6 +68,7 @@ def test_a_person_has_one_number_however_it_is_typed(typed: str) -> None:
         {"departments": "utilities,parks"},
         {"departments": "parks,parks"},
         {"person": " 4711"},
+        {"person": "04711"},
         {"person": "\uff14\uff17\uff11\uff11"},
         {"person": 4711},
         {"more": "of it"},

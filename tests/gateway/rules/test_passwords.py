@@ -16,6 +16,7 @@ from gateway.rules.passwords import (
     new_password,
     require_good_password,
     require_password,
+    require_readable,
 )
 from keys.errors import SettingsRefused
 from keys.secret import Secret
@@ -100,6 +101,16 @@ def test_a_list_that_is_not_there_is_no_empty_list(tmp_path: Path) -> None:
     """Without the file that the settings name no password is taken, and the message says which file."""
     with pytest.raises(SettingsRefused, match="breached_passwords"):
         require_good_password(Secret(GOOD), "a.chen", tmp_path / "none")
+
+
+def test_a_list_is_known_to_be_readable_before_it_is_needed(tmp_path: Path) -> None:
+    """A process that starts asks once: a folder, or nothing at all, is refused in one line."""
+    require_readable(None)
+    (tmp_path / "breached").write_bytes(b"")
+    require_readable(tmp_path / "breached")
+    for none in (tmp_path, tmp_path / "none"):
+        with pytest.raises(SettingsRefused, match=r"^admin\.breached_passwords: .* cannot be read [^\n]*$"):
+            require_readable(none)
 
 
 def test_the_list_that_comes_along_is_of_use() -> None:

@@ -92,3 +92,5 @@ def test_an_app_learns_the_seed_from_text_or_picture() -> None:
     assert len(seed.reveal()) == SEED_BYTES
     assert parse_qs(uri.query)["secret"] == [base32(seed).reveal()]
     assert "a.chen" in uri.path
+    assert "issuer=City%20payments" in uri.query
+    assert "+" not in uri.geturl()

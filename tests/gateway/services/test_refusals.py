@@ -4,6 +4,7 @@ import pytest
 
 from gateway.errors import Unavailable
 from gateway.rules.access import Application, Scope
+from gateway.rules.staff import Permission, Role, Staff
 from gateway.services.refusals import MINUTE_S, ROWS_A_MINUTE, Refusals
 from keys.audit import AuditPen, AuditRow, Outcome
 from keys.primitives import new_key
@@ -83,9 +84,28 @@ async def test_a_flood_of_refusals_fills_no_disk(refusals: Refusals, rows: Rows,
     assert len(rows.written) == ROWS_A_MINUTE
     clock.seconds += 0.001
     for _ in range(2):
-        await refusals.identity("WrongCertificate", "req_7")
+        await refusals.identity("NotIdentified", "req_7")
     assert [row.event.subject for row in rows.written[ROWS_A_MINUTE:]] == ["suppressed:41", ""]
+
+
+async def test_a_flood_of_one_reason_hides_no_other(refusals: Refusals, rows: Rows) -> None:
+    """Nobody in particular may be many: each reason has rows of its own."""
+    for _ in range(ROWS_A_MINUTE + 1):
+        await refusals.identity("NotIdentified", "req_8")
+    await refusals.identity("WrongCertificate", "req_8")
     assert rows.written[-1].event.reason == "WrongCertificate"
+
+
+@pytest.mark.parametrize("permission", [Permission.REFUNDS_DECIDE, None])
+async def test_a_refusal_at_the_admin_site_says_what_was_not_granted(
+    refusals: Refusals, rows: Rows, permission: Permission | None
+) -> None:
+    """Who, and which permission where there is one; in the city's own part, for staff are of no department."""
+    staff = Staff("st_1", "a.chen", frozenset({Role.FINANCE}), frozenset({"parks"}))
+    await refusals.staff("permission", staff, "req_9", permission)
+    told = rows.written[0].event
+    assert (told.department, told.event, told.actor) == ("city", "permission.refused", "st_1")
+    assert told.reason == (permission or "")
 
 
 async def test_one_s_flood_hides_nobody_else(refusals: Refusals, rows: Rows) -> None:

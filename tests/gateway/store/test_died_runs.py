@@ -5,12 +5,13 @@ A run dies here by cancellation, which leaves of it exactly what a killed proces
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
-from gateway.errors import IdempotencyKeyReused, RequestInProgress, TokenInUse
+from gateway.errors import FieldNotTaken, IdempotencyKeyReused, RequestInProgress, TokenInUse
 from gateway.rules.lifecycle import Kind, Progress
 from gateway.rules.recovery import Offers
 from gateway.services.points import Point
@@ -81,6 +82,19 @@ async def test_a_died_verification_is_not_repeated(quarter: Quarter, page: Page)
     assert body_id(first) == await quarter.owner.fetchval(
         "SELECT subject_id FROM gateway.idempotency WHERE department_id = $1", quarter.department
     )
+
+
+async def test_who_takes_over_a_died_run_brings_nothing_past_the_contract(quarter: Quarter, page: Page) -> None:
+    """The second run's details are judged as the first one's were: they are not what the key compares."""
+    await die(page, token(page))
+    await quarter.expire()
+    who = replace(caller(page.department), personal_fields={})
+    more = replace(given(CARD, cvc=True), details={"religion": "x"}, consent={"origin": "y"})
+    with pytest.raises(FieldNotTaken) as refused:
+        await page.tokens.create(who, more, "multi", KEY, "req_2")
+    assert refused.value.pointers == ("/details/religion", "/consent")
+    assert await quarter.rows("tokens") == {}
+    assert (await token(page)).status == 201
 
 
 @pytest.mark.parametrize("said", [Approved("pass"), Declined("fail", "data", "N7")], ids=["approved", "declined"])

@@ -2,12 +2,14 @@
 
 import asyncio
 import secrets
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -19,13 +21,15 @@ from gateway.errors import (
     PasswordMustChange,
     PasswordRefused,
     SignInRefused,
+    Unavailable,
 )
 from gateway.rules.ids import new_id
 from gateway.rules.passwords import Cost, hash_password, is_current, require_password
-from gateway.rules.staff import LOCKED, TRIES_MAX, Proof, Role, Staff
+from gateway.rules.staff import LOCKED, TRIES_MAX, Proof, Role, Staff, tries_digest
 from gateway.rules.totp import STEP_S, code_at, new_seed, seal_seed
 from gateway.services import staff as module
-from gateway.services.staff import SignedIn, StaffSessions
+from gateway.services.refusals import ROWS_A_MINUTE
+from gateway.services.staff import AT_ONCE, NOT_NAMED, TOO_MANY_TRIES, WAITING_MAX, SignedIn, StaffSessions
 from gateway.store.database import Database
 from gateway.store.staff import StaffStore
 from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
@@ -363,15 +367,149 @@ async def test_fifty_guesses_at_once_are_six(office: Office, monkeypatch: pytest
     ends = await asyncio.gather(
         *(office.sign_in(person, WRONG, person.code()) for _ in range(50)), return_exceptions=True
     )
-    assert {type(end) for end in ends} == {SignInRefused}
+    taken = Counter(type(end) for end in ends)[SignInRefused]
+    assert TRIES_MAX < taken <= AT_ONCE + WAITING_MAX
+    assert {type(end) for end in ends} == {SignInRefused, Unavailable}
     assert len(judged) == TRIES_MAX
     with pytest.raises(SignInRefused):
         await office.sign_in(person)
     assert Counter(reason for _, _, reason in await office.told(person.staff_id)) == {
         "password": TRIES_MAX,
-        "locked": 50 - TRIES_MAX + 1,
+        "locked": taken - TRIES_MAX + 1,
         f"tries_{TRIES_MAX}": 1,
     }
+
+
+async def test_so_many_wait_and_the_next_come_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers fill the queue, not the process; who is sent away has made no try, and may come again."""
+    person, held = await office.hire(), threading.Event()
+    real = require_password
+
+    def slow(kept: str, password: Secret[str]) -> None:
+        held.wait(10)
+        real(kept, password)
+
+    monkeypatch.setattr(module, "require_password", slow)
+
+    async def stranger() -> str:
+        with pytest.raises((SignInRefused, Unavailable)) as refused:
+            await office.sign_in(person, WRONG, "000000", "n." + secrets.token_hex(6))
+        return type(refused.value).__name__
+
+    waiting = [asyncio.create_task(stranger()) for _ in range(AT_ONCE + WAITING_MAX)]
+    await asyncio.sleep(0)
+    for _ in range(TRIES_MAX):
+        with pytest.raises(Unavailable):
+            await office.sign_in(person)
+    assert await tries_of(office, person) is None
+    held.set()
+    assert Counter(await asyncio.gather(*waiting)) == {"SignInRefused": AT_ONCE + WAITING_MAX}
+    await office.sign_in(person)
+
+
+async def test_a_change_of_password_waits_for_no_stranger(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While both threads hash for the sign-in, who is signed in changes a password all the same."""
+    (person, session), held, begun = await office.entered(), threading.Event(), []
+    judge = office.sessions._judge
+
+    def slow(*given: Any) -> Any:
+        begun.append(given)
+        held.wait(10)
+        return judge(*given)
+
+    monkeypatch.setattr(office.sessions, "_judge", slow)
+
+    async def stranger() -> None:
+        with pytest.raises(SignInRefused):
+            await office.sign_in(person, WRONG, "000000", "n." + secrets.token_hex(6))
+
+    waiting = [asyncio.create_task(stranger()) for _ in range(AT_ONCE)]
+    try:
+        async with asyncio.timeout(5):
+            while len(begun) < AT_ONCE:
+                await asyncio.sleep(0.01)
+            await change_password(office, session, PASSWORD, OTHERS[0])
+    finally:
+        held.set()
+        await asyncio.gather(*waiting)
+
+
+async def tries_of(office: Office, person: Person, keys: Mapping[int, Secret[bytes]] = KEYS) -> int | None:
+    """How many tries to sign in are counted of somebody."""
+    digest = tries_digest(keys, "tries", person.username)
+    tries: int | None = await office.owner.fetchval(
+        "SELECT tries FROM gateway.sign_in_tries WHERE name_digest = $1", digest
+    )
+    return tries
+
+
+async def test_a_rotation_lifts_no_lock(office: Office) -> None:
+    """With a newer key beside the older one, a locked name stays locked."""
+    person = await office.hire()
+    await miss(office, person, TRIES_MAX)
+    office.sessions.renew(KEYS | {2: new_key()})
+    with pytest.raises(SignInRefused):
+        await office.sign_in(person)
+    assert (await office.told(person.staff_id))[-1][2] == "locked"
+
+
+async def test_strangers_fill_no_audit_log(office: Office) -> None:
+    """Of names that nobody has, and of a locked one, a minute has so many rows; somebody's other tries are told."""
+    person, locked = await office.hire(), await office.hire()
+    before = Counter(await office.told("unknown"))
+    for number in range(ROWS_A_MINUTE + 5):
+        await miss(office, person, 1, f"n.{number}." + secrets.token_hex(6))
+    await miss(office, locked, TRIES_MAX + ROWS_A_MINUTE + 5)
+    await miss(office, person, TRIES_MAX)
+    assert Counter(await office.told("unknown")) - before == {
+        ("staff.sign_in_refused", "refused", "unknown"): ROWS_A_MINUTE
+    }
+    assert Counter(reason for _, _, reason in await office.told(locked.staff_id)) == {
+        "password": TRIES_MAX,
+        f"tries_{TRIES_MAX}": 1,
+        "locked": ROWS_A_MINUTE,
+    }
+    assert Counter(reason for _, _, reason in await office.told(person.staff_id))["password"] == TRIES_MAX
+
+
+async def test_locks_of_names_that_nobody_has_fill_no_audit_log(office: Office) -> None:
+    """Nor do the rows of their locks; the names lock all the same."""
+    stranger = Person("unknown", "", new_seed())
+    names = ["n." + secrets.token_hex(6) for _ in range(ROWS_A_MINUTE + 2)]
+    for name in names:
+        digest = tries_digest(KEYS, "tries", name)
+        await office.owner.execute(
+            "INSERT INTO gateway.sign_in_tries VALUES ($1, $2, NULL, now())", digest, TRIES_MAX - 1
+        )
+    before = Counter(await office.told("unknown"))
+    for name in names:
+        await miss(office, stranger, 1, name)
+    assert (Counter(await office.told("unknown")) - before)[
+        "staff.locked", "done", f"tries_{TRIES_MAX}"
+    ] == ROWS_A_MINUTE
+    held = await office.owner.fetchval(
+        "SELECT count(*) FROM gateway.sign_in_tries WHERE locked_until > now() AND name_digest = ANY ($1)",
+        [tries_digest(KEYS, "tries", name) for name in names],
+    )
+    assert held == len(names)
+
+
+async def test_old_tries_are_forgotten(office: Office) -> None:
+    """A day after the last one; a lock stays for as long as it holds, and so does what is younger."""
+    old, locked, young = [await office.hire() for _ in range(3)]
+    for person, times in ((old, 1), (locked, TRIES_MAX), (young, 1)):
+        await miss(office, person, times)
+    for person, hours in ((old, 25), (locked, 25), (young, 23)):
+        await office.owner.execute(
+            "UPDATE gateway.sign_in_tries SET tried_at = now() - make_interval(hours => $2) WHERE name_digest = $1",
+            tries_digest(KEYS, "tries", person.username),
+            hours,
+        )
+    await office.sessions.tidy()
+    assert [await tries_of(office, person) for person in (old, locked, young)] == [None, TRIES_MAX, 1]
+    await office.unlock_after(LOCKED + timedelta(seconds=1))
+    await office.sessions.tidy()
+    assert [await tries_of(office, person) for person in (locked, young)] == [None, 1]
 
 
 async def test_all_spellings_of_a_name_share_its_tries(office: Office) -> None:
@@ -530,8 +668,9 @@ async def test_who_the_provider_knows(office: Office) -> None:
     assert await office.told(person.staff_id) == [("staff.signed_in", "done", "provider")]
     await office.change(person, "disabled_at = now()")
     for unknown in (subject, subject.upper(), "", "\0", "\ud800"):
-        with pytest.raises(SignInRefused):
+        with pytest.raises(SignInRefused) as refused:
             await office.sessions.sign_in_by_provider(unknown, "req_2")
+        assert str(refused.value) == NOT_NAMED
     assert (await office.told("unknown"))[-1] == ("staff.sign_in_refused", "refused", "provider")
 
 
@@ -613,19 +752,29 @@ async def test_new_passwords_are_judged(office: Office, admin: Database, tmp_pat
 
 
 async def test_an_open_session_is_no_place_to_guess_from(office: Office) -> None:
-    """A wrong old password is a try like those at the sign-in, and counted with them."""
+    """A wrong old password is a try; after six the right one is refused as well, in words that say so."""
     person, session = await office.entered()
-    await miss(office, person, 2)
-    for _ in range(TRIES_MAX - 2):
-        with pytest.raises(PasswordRefused):
+    for _ in range(TRIES_MAX):
+        with pytest.raises(PasswordRefused, match="old password is wrong"):
             await change_password(office, session, WRONG, OTHERS[0])
-    with pytest.raises(PasswordRefused):
+    with pytest.raises(PasswordRefused, match=TOO_MANY_TRIES):
         await change_password(office, session, PASSWORD, OTHERS[0])
-    with pytest.raises(SignInRefused):
-        await office.sign_in(person)
     told = Counter(await office.told(person.staff_id))
-    assert told["staff.password_changed", "refused", "password"] == TRIES_MAX - 2
+    assert told["staff.password_changed", "refused", "password"] == TRIES_MAX
+    assert told["staff.password_changed", "refused", "locked"] == 1
     assert told["staff.locked", "done", f"tries_{TRIES_MAX}"] == 1
+    await office.sign_in(person)
+    await office.unlock_after(LOCKED + timedelta(seconds=1))
+    await change_password(office, session, PASSWORD, OTHERS[0])
+
+
+async def test_who_locks_a_name_keeps_nobody_from_changing_a_password(office: Office) -> None:
+    """Who is signed in may do so while strangers try the name at the sign-in, which stays locked."""
+    person, session = await office.entered()
+    await miss(office, person, TRIES_MAX)
+    await change_password(office, session, PASSWORD, OTHERS[0])
+    with pytest.raises(SignInRefused):
+        await office.sign_in(person, OTHERS[0])
 
 
 async def test_two_changes_at_once_are_one(office: Office, admin: Database) -> None:
