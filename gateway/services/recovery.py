@@ -161,11 +161,19 @@ class Resender:
         await _for_ever(self.turn)
 
     async def turn(self) -> int:
-        """Send what is marked, and do what was decided, in every department; gives how many there were."""
-        taken = 0
+        """Send what is marked, and do what was decided, in every department; gives how many there were.
+
+        What goes wrong in one department is raised after the others have had their turn.
+        """
+        taken, wrong = 0, []
         for department in await self._store.departments():
-            while await self._send_again(department) or await self._obey(department):
-                taken += 1
+            try:
+                while await self._send_again(department) or await self._obey(department):
+                    taken += 1
+            except Exception as error:  # noqa: BLE001 - raised below
+                wrong.append(error)
+        if wrong:
+            raise wrong[0]
         return taken
 
     async def _send_again(self, department: str) -> bool:

@@ -57,6 +57,15 @@ def test_a_stub_has_two_ports(tmp_path: Path) -> None:
     assert (stub.host, stub.port, stub.wire_port) == ("127.0.0.1", 8445, 8446)
 
 
+def test_sections_that_may_be_missing_are_overridden_like_all_others(tmp_path: Path) -> None:
+    """A value of the environment reaches them, a doubtful one stops the start, and no secret is taken from there."""
+    assert _load(tmp_path, MINIMAL + STUB, GATEWAY_STUB_PORT="9445").stub.port == 9445  # type: ignore[union-attr]
+    with pytest.raises(SettingsRefused, match="GATEWAY_STUB_PORT"):
+        _load(tmp_path, MINIMAL + STUB, GATEWAY_STUB_PORT="no port")
+    with pytest.raises(SettingsRefused, match="GATEWAY_OIDC_CLIENT_SECRET is no setting"):
+        _load(tmp_path, GATEWAY_OIDC_CLIENT_SECRET="hunter2")
+
+
 @pytest.mark.parametrize(
     ("variable", "lowest", "highest"),
     [

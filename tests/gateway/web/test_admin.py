@@ -108,6 +108,8 @@ async def test_100_a_browsers_session_is_new_bound_to_the_host_and_ends(site: Si
     assert (out.status, out.headers["Location"], cookie_of(out)) == (303, "/sign-in?out", "")
     assert "Max-Age=0" in out.headers["Set-Cookie"]
     assert (await site.browse("GET", "/", token=session)).headers["Location"] == "/sign-in?ended"
+    # A link in a mail does not bring a cookie that is `Strict`: the browser keeps it nevertheless.
+    assert "Set-Cookie" not in (await site.browse("GET", "/refunds")).headers
 
 
 async def test_scripts_take_no_cookie_and_pages_no_bearer(site: Site) -> None:
