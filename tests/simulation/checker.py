@@ -21,7 +21,7 @@ found wrong, so that a violation names its invariant.
     X    no error of ours but those that are meant
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -338,6 +338,7 @@ def _last4(e: Evidence, charge: Charge) -> str | None:
 
 def _approved(e: Evidence) -> Found:
     limit = e.city.refund_minor_max
+    unasked: Counter[str] = Counter()
     rows = {(row.event.subject, row.event.event) for row in e.city.memory.audit}
     for movement in e.movements:
         name, verdict = movement.movement_id, e.city.memory.verdicts.get((movement.department, movement.movement_id))
@@ -356,6 +357,11 @@ def _approved(e: Evidence) -> Found:
             yield f"{name} was rejected, and is {movement.progress}"
         if not may_wait and (verdict is not None or movement.progress is Progress.AWAITING):
             yield f"{name} waited, and did not have to"
+        if movement.kind is Kind.REFUND and movement.progress is Progress.DONE and verdict is None:
+            unasked[movement.charge_id] += movement.amount_minor
+    for charge_id, given_back in unasked.items():
+        if limit is not None and given_back > limit:
+            yield f"{given_back} of {charge_id} was given back, above the limit, and nobody was asked"
 
 
 def _tokens(e: Evidence) -> Found:

@@ -1,7 +1,8 @@
 """Bugs planted in the product, and at which seed each is found: `python -m tests.simulation.mutants`.
 
 They stand in `mutants.toml`. Each is hunted in a process of its own, whose imports are edited (`planting`), with the
-seeds of the test suite and as many more, until a seed finds it. A bug that says why it cannot be found must indeed not be found.
+seeds of the test suite and as many more, until a seed finds it. A bug that says why it cannot be found must indeed
+not be found.
 """
 
 import argparse
