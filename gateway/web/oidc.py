@@ -17,7 +17,7 @@ from aiohttp import web
 from gateway.errors import InvalidRequest, SignInRefused, Unavailable
 from gateway.rules.id_token import Doubt
 from gateway.services.refusals import Refusals
-from gateway.services.staff import StaffSessions
+from gateway.services.staff import NOT_NAMED, StaffSessions
 from gateway.services.visits import BEGIN_AGAIN, GOOD_S, Visits
 from gateway.web.gate import PUBLIC, StaffRoute, hand_over
 from gateway.web.oidc_client import OidcClient
@@ -78,7 +78,7 @@ class OidcPages:
         except Doubt as doubt:
             log.warning("oidc.refused", reason=doubt.reason)
             await self._refusals.identity(f"oidc_{doubt.reason}", request[REQUEST_ID])
-            raise SignInRefused from None
+            raise SignInRefused(NOT_NAMED) from None
         signed_in = await self._sessions.sign_in_by_provider(subject, request[REQUEST_ID])
         answer = hand_over(web.Response(text=PAGE, content_type="text/html"), signed_in)
         answer.headers.add("Set-Cookie", _cookie("", 0))
