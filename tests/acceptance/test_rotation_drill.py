@@ -10,7 +10,7 @@ from tests.system import System
 
 pytestmark = pytest.mark.server
 
-SIZES = {"file": (2000, 10)}
+SIZES = {"file": (1000, 8)}
 """How many tokens, and how often a rewrap is killed."""
 SIZE = (300, 4)
 """The same for the other kinds of root: what differs is how the root is reached, not what a rotation does."""
