@@ -1,5 +1,6 @@
 """Scope x route x department, over the wire: generated from the route table, so that no route is left out."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
@@ -34,6 +35,9 @@ async def narrow(system: System) -> AsyncIterator[Mapping[Scope, Client]]:
             added = json.loads(system.command("gateway", "app", "add", "parks", f"only {scope}", "--scope", scope))
             system.demo["apps"][scope] = {"api_key": added["api_key"]}
             clients[scope] = await stack.enter_async_context(Client(system, scope))
+        for client in clients.values():
+            while (await client.call("GET", "/v1/charges")).status == 401:
+                await asyncio.sleep(0.1)
         yield clients
     system.demo["apps"] = known
 
