@@ -1,7 +1,7 @@
 """The admin site for scripts: JSON under `/admin/v1`, the same things as the pages, and the health routes."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -12,12 +12,9 @@ from gateway.services.approvals import SHOWN_MAX, Approvals, WaitingRefund
 from gateway.services.staff import StaffSessions
 from gateway.web.gate import PUBLIC, SESSION, STAFF, StaffRoute
 from gateway.web.health import Health
-from gateway.web.schema import read_body
+from gateway.web.schema import Typed, read_body
 from gateway.web.server import REQUEST_ID
 from keys.secret import Secret
-
-Typed = Annotated[str, msgspec.Meta(max_length=1024)]
-"""What a person typed to be known by; its own rules are the service's."""
 
 EMPTY = b"{}"
 

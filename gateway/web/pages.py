@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from importlib.resources import files
-from typing import Annotated, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 from zoneinfo import ZoneInfo
 
 import jinja2
@@ -25,11 +25,9 @@ from gateway.services.approvals import SHOWN_MAX, Approvals
 from gateway.services.staff import StaffSessions
 from gateway.web.gate import FORM, PUBLIC, SESSION, STAFF, StaffRoute, hand_over, see_other, take_back
 from gateway.web.problems import RETRY_AFTER_S, SLUGS, describe
-from gateway.web.schema import convert
+from gateway.web.schema import Typed, convert
 from gateway.web.server import REQUEST_ID, described
 from keys.secret import Secret
-
-Typed = Annotated[str, msgspec.Meta(max_length=1024)]
 
 NAVIGATION: Final = (
     ("/", "Home", Permission.HOME),

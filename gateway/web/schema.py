@@ -8,7 +8,7 @@ and never repeat what was sent.
 import json
 import math
 import re
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -22,6 +22,9 @@ SAFE_REASON = re.compile(
     r"Expected `[a-z |]+`(?:, got `[a-z]+`| of length [<>]= [0-9]+)?|Object missing required field `[a-z_]+`"
 )
 """Reasons of msgspec that quote nothing of the request; those on unknown fields and enums do."""
+
+Typed = Annotated[str, msgspec.Meta(max_length=1024)]
+"""What a person typed to be known by; its own rules are the service's."""
 
 B = TypeVar("B", bound=msgspec.Struct)
 

@@ -21,7 +21,7 @@ from tests.waters.evidence import Judged, collect, verdict
 from tests.waters.far import processor, storm_of
 from tests.waters.harbour import Harbour
 
-BOUND_S = 40.0
+BOUND_S = 20.0
 """Within so many seconds of good weather everything that can be known is known, and every page has its answer."""
 LOOK_EVERY_S = 0.1
 TRIES = 5
