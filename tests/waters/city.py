@@ -16,7 +16,7 @@ from gateway.rules.access import Application
 from gateway.rules.ids import new_id
 from gateway.rules.lifecycle import Event, Progress
 from gateway.services.points import Point
-from gateway.services.ports import Answer, Finished, Movement, Token
+from gateway.services.ports import Answer, CommitUnknown, Finished, Movement, Token
 from gateway.store.database import BROKEN
 from keys.audit import AuditEvent, AuditPen, Outcome
 from keys.errors import DatabaseRefused
@@ -241,7 +241,9 @@ class City:
         api, caller = self.apis()[0], self.callers[department]
         event = AuditEvent(department, "token.created", Outcome.DONE, APPLICATION)
         while True:
-            with suppress(Unavailable):  # another seed's storm holds the row where seals are counted
+            # Another seed's storm holds the row where seals are counted, or the machine is busy: nobody knows of
+            # a token whose commit got no answer, so a new one takes its place.
+            with suppress(Unavailable, CommitUnknown):
                 minting = await api.mint.token(caller, given(card), new_id("tok"), usage, cvc_check="unchecked")
                 row = AuditPen("api", MAC_KEYS).row(event, self.now())
                 token = await api.store.create_token(minting.new, None, held=False, render=_nothing, audit=row)
