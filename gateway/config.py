@@ -82,6 +82,19 @@ class CitySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_zone: str = "America/Los_Angeles"
 
 
+class FinanceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[finance]`: what the processor's contract says it takes, and what one person may settle alone. Minor units."""
+
+    fee_basis_points: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 290
+    fee_fixed_minor: Annotated[int, msgspec.Meta(ge=0)] = 30
+    resolve_minor_max: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    """An exception above it needs an approver."""
+    deposit_days_max: Annotated[int, msgspec.Meta(ge=0, le=30)] = 5
+    """So many days after its settlement a batch must be in the bank."""
+    inbox: AbsolutePath | None = None
+    """A folder that is watched for files to import."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -97,6 +110,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stub: StubSection | None = None
     metrics: MetricsSection = MetricsSection()
     city: CitySection = CitySection()
+    finance: FinanceSection = FinanceSection()
 
 
 def city_of(config: Config) -> ZoneInfo:

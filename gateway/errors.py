@@ -27,7 +27,12 @@
     |- ChargeNotMade           declined or failed: there is nothing to act on
     |- NothingLeftToRefund     all of it is refunded, or about to be
     |- RefundTooLarge          more than is left of what was captured
-    |- AlreadyDecided          an approver has said of this refund what there was to say
+    |- AlreadyDecided          somebody has said of this what there was to say
+    |- FileRefused             an imported file with a line, or a total, that cannot be right
+    |- PeriodRefused           a range of dates that is none, is too long or has not ended
+    |- PeriodClosed            the range is closed, or partly, and nothing may change in it
+    |- ExceptionsOpen          a range cannot be closed before its exceptions are settled
+    |- ExportTooLarge          more rows than one file may hold
     |- IdempotencyKeyInvalid   missing or malformed
     |- IdempotencyKeyReused    with another payload
     |- RequestInProgress       the first request with this key still runs
@@ -198,9 +203,35 @@ class RefundTooLarge(GatewayError):
 
 
 class AlreadyDecided(GatewayError):
-    """Nothing waits for an approver here, or not any more."""
+    """Nothing waits for a decision here, or not any more."""
 
     default = "This refund waits for no approval: it was decided about, or never had to be."
+
+
+class FileRefused(GatewayError):
+    """A file of finance's that is not taken, none of it. `detail` names the line and what is wrong with it."""
+
+
+class PeriodRefused(GatewayError):
+    """The dates are not a range that this can be done for."""
+
+
+class PeriodClosed(GatewayError):
+    """The range, or a part of it, is closed."""
+
+    default = "These dates are closed, or some of them are. What came later belongs to the next open date."
+
+
+class ExceptionsOpen(GatewayError):
+    """Exceptions of the range are neither resolved nor approved."""
+
+    default = "Exceptions of these dates are not settled yet. Resolve them first, or have them approved."
+
+
+class ExportTooLarge(GatewayError):
+    """More rows than one file may hold."""
+
+    default = "This is more than one file may hold. Ask for fewer days, or for one department."
 
 
 class IdempotencyKeyInvalid(GatewayError):

@@ -31,7 +31,9 @@ from gateway.web.health import Health
 from gateway.web.oidc import OidcPages
 from gateway.web.oidc_client import OidcClient, open_session
 from gateway.web.pages import Pages
+from gateway.web.renderer import Renderer
 from gateway.web.server import REQUEST_ID, ROUTE, Limits, SafeServer, tls_context
+from gateway.wiring_finance import finance_faces
 from keys.audit import AuditPen
 from keys.errors import SettingsRefused
 from keys.files import read_private_line
@@ -108,12 +110,14 @@ async def admin_parts(config: Config) -> AsyncIterator[AdminParts]:
         needed = {"database": ledger.departments, "audit": ledger.require_audit}
         health = Health(needed, wished={}, clock=clock)
         refusals = Refusals(ledger, pen, clock)
-        pages = Pages(sessions, approvals, city_of(config), with_provider=config.oidc is not None)
-        faces: list[Face] = [Admin(sessions, approvals, health), pages]
+        renderer = Renderer(sessions, city_of(config))
+        pages = Pages(sessions, approvals, renderer, with_provider=config.oidc is not None)
+        finance = finance_faces(config, database, pen, clock, renderer)
+        faces: list[Face] = [Admin(sessions, approvals, health), pages, *finance]
         if config.oidc is not None:
             client = await stack.enter_async_context(_provider(config, config.oidc, clock))
             faces.append(OidcPages(client, visits, sessions, refusals))
-        gate = Gate(sessions, refusals, pages.refusal)
+        gate = Gate(sessions, refusals, renderer.refusal)
         yield AdminParts(renew_own_keys, hourly(sessions.tidy, clock), gate, gate.application(*faces))
 
 

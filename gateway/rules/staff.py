@@ -49,13 +49,37 @@ class Permission(StrEnum):
     """Being signed in, and one's own account."""
     REFUNDS_READ = "refunds:read"
     REFUNDS_DECIDE = "refunds:decide"
+    LEDGER_READ = "ledger:read"
+    """Charges, what was imported, reconciliations, exceptions and closes: all of finance, to look at."""
+    IMPORTS_MAKE = "imports:make"
+    RECONCILIATIONS_MAKE = "reconciliations:make"
+    EXCEPTIONS_RESOLVE = "exceptions:resolve"
+    EXCEPTIONS_APPROVE = "exceptions:approve"
+    CLOSES_PROPOSE = "closes:propose"
+    CLOSES_APPROVE = "closes:approve"
+    EXPORTS_MAKE = "exports:make"
+    AUDIT_READ = "audit:read"
 
+
+_LOOK = frozenset({Permission.HOME, Permission.REFUNDS_READ, Permission.LEDGER_READ, Permission.EXPORTS_MAKE})
 
 PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
-    Role.FINANCE: frozenset({Permission.HOME, Permission.REFUNDS_READ}),
-    Role.APPROVER: frozenset({Permission.HOME, Permission.REFUNDS_READ, Permission.REFUNDS_DECIDE}),
+    Role.FINANCE: _LOOK
+    | {
+        Permission.IMPORTS_MAKE,
+        Permission.RECONCILIATIONS_MAKE,
+        Permission.EXCEPTIONS_RESOLVE,
+        Permission.CLOSES_PROPOSE,
+    },
+    Role.APPROVER: _LOOK
+    | {
+        Permission.REFUNDS_DECIDE,
+        Permission.RECONCILIATIONS_MAKE,
+        Permission.EXCEPTIONS_APPROVE,
+        Permission.CLOSES_APPROVE,
+    },
     Role.RECORDS: frozenset({Permission.HOME}),
-    Role.AUDITOR: frozenset({Permission.HOME, Permission.REFUNDS_READ}),
+    Role.AUDITOR: _LOOK | {Permission.AUDIT_READ},
 }
 
 TOXIC: frozenset[frozenset[Role]] = frozenset(

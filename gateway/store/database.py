@@ -129,6 +129,13 @@ class Database:
             await _rollback(connection)
 
     @asynccontextmanager
+    async def writing_departments(self, departments: Collection[str]) -> AsyncIterator[Connection]:
+        """One commit of staff's on behalf of several departments, or of the city. Raises as `transaction` does."""
+        async with self._begun("BEGIN", "gateway.departments", departments) as connection:
+            yield connection
+            await _commit(connection)
+
+    @asynccontextmanager
     async def _begun(self, begin: str, setting: str, departments: Collection[str]) -> AsyncIterator[Connection]:
         async with self._connection() as connection:
             # A literal, because SET takes no parameter and the literal form reaches every shard. The names come

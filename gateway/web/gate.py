@@ -29,6 +29,8 @@ STAFF: Final = web.RequestKey("staff", Staff)
 SESSION: Final = web.RequestKey("session", str)
 FORM: Final = web.RequestKey("form", dict[str, str])
 """The fields of a page's form, without what protects it."""
+QUERY: Final = web.RequestKey("query", dict[str, str])
+"""What the address asks for, by the names that the route takes; what is empty was not asked."""
 
 COOKIE = "__Host-session"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -66,13 +68,23 @@ class UndeclaredRoute(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class StaffRoute:
-    """One route of the admin site. `for_change`: also while the password must be changed before anything else."""
+    """One route of the admin site. `for_change`: also while the password must be changed before anything else.
+
+    `takes` are the names that may stand in the query; `media` is the type of the body, where it is not the usual one.
+    """
 
     method: str
     path: str
     handler: str
     needs: Permission | Literal[Public.PUBLIC]
     for_change: bool = False
+    takes: frozenset[str] = frozenset()
+    media: str | None = None
+
+    @property
+    def media_type(self) -> str:
+        """Of the body, where there is one."""
+        return self.media or (URLENCODED if self.is_page else JSON)
 
     @property
     def is_page(self) -> bool:
@@ -116,13 +128,13 @@ class Gate:
         inner = handler if route.needs is PUBLIC else self._known(route, route.needs, handler)
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            if request.body_exists and request.content_type != (URLENCODED if route.is_page else JSON):
+            if request.body_exists and request.content_type != route.media_type:
                 raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-            if route.path.startswith(API) and request.query_string:
-                raise InvalidRequest("This route takes no query; secrets never stand in an address.")
+            request[QUERY] = _asked(request, route)
             if route.is_page and route.method not in SAFE_METHODS:
                 _require_own_page(request)
-                request[FORM] = form_fields(await request.read())
+                if route.media_type == URLENCODED:
+                    request[FORM] = form_fields(await request.read())
             return await inner(request)
 
         return guarded
@@ -198,6 +210,18 @@ def take_back(answer: web.Response) -> web.Response:
 
 def _cookie(value: str, *more: str) -> str:
     return "; ".join([f"{COOKIE}={value}", "Path=/", "Secure", "HttpOnly", "SameSite=Strict", *more])
+
+
+def _asked(request: web.Request, route: StaffRoute) -> dict[str, str]:
+    """The query; raises `InvalidRequest`. A page overlooks what it does not know: old links still lead to it."""
+    if route.path.startswith(API):
+        if request.query_string and not route.takes:
+            raise InvalidRequest("This route takes no query; secrets never stand in an address.")
+        if len(set(request.query)) < len(request.query) or not route.takes.issuperset(request.query):
+            raise InvalidRequest(
+                "The query takes each of these at most once: " + ", ".join(sorted(route.takes)) + "."
+            )
+    return {name: value for name, value in request.query.items() if name in route.takes and value}
 
 
 def _session_of(request: web.Request, route: StaffRoute) -> str:
