@@ -5,7 +5,7 @@ processor's double and the processes api, worker and admin, sends a payment thro
 serves until it is told to stop. A part that dies is started again; when this process dies, however it dies, all
 parts do.
 
-    gateway.toml  demo.json  tls/  secrets/<process>/  root/  keystore/  postgres/  stub/  log/
+    gateway.toml  demo.json  tls/  secrets/<process>/  root/  keystore/  postgres/  stub/  finance/  log/
 """
 
 import argparse
@@ -23,6 +23,7 @@ import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -30,6 +31,7 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import asyncpg
 from certificates import Authority
+from month_demo import INBOX, INBOXES, make_month, what_to_try
 from people import Person, employ, people
 
 from gateway.embedded import EmbeddedError, EmbeddedPostgres
@@ -57,7 +59,7 @@ OFFICERS = ("security", "security2")
 HSM_SETTINGS = ("SOFTHSM2_CONF",)
 LAID_OUT = (
     *("gateway.toml", "demo.json", "roles.sql", "tls", "secrets", "root", "keystore", "officers", "postgres", "stub"),
-    "log",
+    *("finance", "log"),
 )
 TEST_CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": time.gmtime().tm_year + 2}
 
@@ -144,8 +146,9 @@ class Place:
 class Demo:
     """The steps, in order, and what runs because of them."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, month: bool = False) -> None:
         self.place = place
+        self._month = month
         self._home = place.home
         self._postgres: EmbeddedPostgres | None = None
         self._children: list[Child] = []
@@ -169,6 +172,8 @@ class Demo:
         await self._step("key officers and staff", self._staff)
         await self._step("ready", self._ready)
         await self._step("a payment through all of it", self._payment)
+        if self._month:
+            await self._step("a busy month", self._busy_month)
         self._write_demo_json()
 
     async def stop(self) -> None:
@@ -271,6 +276,7 @@ class Demo:
                 "memory": str(home / "stub" / "memory.sqlite"),
             },
             "metrics": {"port": ports["metrics"]},
+            "finance": {"inbox": str(home / INBOX)},
         }
         if self._postgres is not None:
             sections["database"]["directory"] = str(home / "postgres" / "data")
@@ -357,6 +363,19 @@ class Demo:
         if (truth["amount"], truth["effects"]) != (1250, 1):
             raise StepFailed("the processor does not hold exactly one effect of 12.50")
         return f"{token['id']} charged 12.50 USD as {charge['id']}, captured once at the processor"
+
+    async def _busy_month(self) -> str:
+        connection = await asyncpg.connect(self._owner_dsn())
+        try:
+            async with aiohttp.ClientSession(connector=self._connector()) as session:
+                return await make_month(connection, self._home, partial(self._token, session))
+        finally:
+            await connection.close()
+
+    async def _token(self, session: aiohttp.ClientSession, department: str, body: dict[str, Any]) -> str:
+        headers = {"Authorization": f"Bearer {self._api_key(department).read_text()}"}
+        token = await _json(session.post(f"{self.place.api}/v1/tokens", json=body, headers=headers), 201)
+        return str(token["id"])
 
     def _write_demo_json(self) -> None:
         place, tls = self.place, self.place.tls
@@ -466,8 +485,10 @@ def prepare(home: Path, *, reset: bool) -> None:
     _lock(home)
     if reset:
         _forget(home)
-    for name in ("tls", "secrets", "root", "stub", "log"):
+    for name in ("tls", "secrets", "root", "stub", "finance", "log"):
         (home / name).mkdir(exist_ok=True, mode=0o700)
+    for name in INBOXES:
+        (home / INBOX / name).mkdir(parents=True, exist_ok=True)
 
 
 def read_ports() -> dict[str, int]:
@@ -494,7 +515,7 @@ async def run(arguments: argparse.Namespace) -> int:
     demo = None
     try:
         prepare(home, reset=arguments.reset)
-        demo = Demo(Place(home, read_ports()))
+        demo = Demo(Place(home, read_ports()), month=arguments.month)
         starting = asyncio.create_task(demo.start())
         stopping = asyncio.create_task(asked.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -508,6 +529,8 @@ async def run(arguments: argparse.Namespace) -> int:
             f" keys, names and passwords stand in {home / 'demo.json'}.",
             flush=True,
         )
+        if arguments.month:
+            print(f"\n{what_to_try(demo.place.admin, home)}", flush=True)
         if not arguments.check:
             print("Ctrl-C ends it.", flush=True)
             await stopping
@@ -525,6 +548,7 @@ def main() -> int:
     """Entry point of `deploy/run`."""
     parser = argparse.ArgumentParser(prog="./deploy/run", description="Install, set up and run the whole demo.")
     parser.add_argument("--check", action="store_true", help="do the same, say what held, and exit (0 or 1)")
+    parser.add_argument("--month", action="store_true", help="add a busy month for finance to reconcile, once")
     parser.add_argument("--reset", action="store_true", help="forget everything that an earlier run left")
     return asyncio.run(run(parser.parse_args()))
 

@@ -32,6 +32,7 @@
     |- PeriodRefused           a range of dates that is none, is too long or has not ended
     |- PeriodClosed            the range is closed, or partly, and nothing may change in it
     |- ExceptionsOpen          a range cannot be closed before its exceptions are settled
+    |- PackDiffers             what was closed is not any more what was signed
     |- ExportTooLarge          more rows than one file may hold
     |- IdempotencyKeyInvalid   missing or malformed
     |- IdempotencyKeyReused    with another payload
@@ -226,6 +227,15 @@ class ExceptionsOpen(GatewayError):
     """Exceptions of the range are neither resolved nor approved."""
 
     default = "Exceptions of these dates are not settled yet. Resolve them first, or have them approved."
+
+
+class PackDiffers(GatewayError):
+    """The pack of a close, made again, is not the one that was signed."""
+
+    default = (
+        "What is stored is not any more what was signed when these dates were closed: something was changed, past"
+        " this site, since then. It is in the audit log. Tell whoever looks after the database, and the auditor."
+    )
 
 
 class ExportTooLarge(GatewayError):

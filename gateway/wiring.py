@@ -139,7 +139,7 @@ async def api_parts(
         sender = Sender(store, vault, processor, pen, clock, at)
         api = Api(
             tokens=Tokens(store, vault, mint, processor, pen, clock, city),
-            charges=Charges(store, vault, mint, sender, pen, clock, city, at),
+            charges=Charges(store, vault, mint, sender, pen, clock, city, at, documented_only=production),
             movements=Movements(store, sender, pen, clock, at),
             refusals=Refusals(store, pen, clock),
             identify=callers.identify,

@@ -19,6 +19,7 @@ from gateway.profile import require_profile
 from gateway.rules.passwords import require_readable
 from gateway.rules.problems import of_status
 from gateway.services.approvals import Approvals
+from gateway.services.inbox import Inbox
 from gateway.services.ports import Clock
 from gateway.services.refusals import Refusals
 from gateway.services.staff import StaffSessions
@@ -33,7 +34,7 @@ from gateway.web.oidc_client import OidcClient, open_session
 from gateway.web.pages import Pages
 from gateway.web.renderer import Renderer
 from gateway.web.server import REQUEST_ID, ROUTE, Limits, SafeServer, tls_context
-from gateway.wiring_finance import finance_faces
+from gateway.wiring_finance import finance_faces, imports_of
 from keys.audit import AuditPen
 from keys.errors import SettingsRefused
 from keys.files import read_private_line
@@ -50,6 +51,8 @@ class AdminParts:
     tidy: Callable[[], Awaitable[None]]
     gate: Gate
     application: web.Application
+    inbox: Inbox | None
+    """Where the settings name a folder to be watched."""
 
 
 async def serve_admin(config: Config, log: FilteringBoundLogger) -> None:
@@ -73,8 +76,10 @@ async def serve_admin(config: Config, log: FilteringBoundLogger) -> None:
         )
         await server.start()
         stack.push_async_callback(server.stop)
-        following = asyncio.create_task(follow(log, parts.renew_own_keys, parts.tidy))
-        stack.push_async_callback(end, following)
+        following = [asyncio.create_task(follow(log, parts.renew_own_keys, parts.tidy))]
+        if parts.inbox is not None:  # apart from the others: a long file must not hold up new keys
+            following.append(asyncio.create_task(follow(log, parts.inbox.look)))
+        stack.push_async_callback(end, *following)
         log.info("started", port=server.port)
         await stop_signal()
         log.info("stopping")
@@ -112,13 +117,15 @@ async def admin_parts(config: Config) -> AsyncIterator[AdminParts]:
         refusals = Refusals(ledger, pen, clock)
         renderer = Renderer(sessions, city_of(config))
         pages = Pages(sessions, approvals, renderer, with_provider=config.oidc is not None)
-        finance = finance_faces(config, database, pen, clock, renderer)
+        finance = finance_faces(config, database, pen, clock, renderer, stack)
         faces: list[Face] = [Admin(sessions, approvals, health), pages, *finance]
         if config.oidc is not None:
             client = await stack.enter_async_context(_provider(config, config.oidc, clock))
             faces.append(OidcPages(client, visits, sessions, refusals))
         gate = Gate(sessions, refusals, renderer.refusal)
-        yield AdminParts(renew_own_keys, hourly(sessions.tidy, clock), gate, gate.application(*faces))
+        folder = config.finance.inbox
+        inbox = Inbox(imports_of(config, database, pen, clock), Path(folder), clock) if folder else None
+        yield AdminParts(renew_own_keys, hourly(sessions.tidy, clock), gate, gate.application(*faces), inbox)
 
 
 def hourly(act: Callable[[], Awaitable[None]], clock: Clock) -> Callable[[], Awaitable[None]]:

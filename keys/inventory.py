@@ -23,6 +23,7 @@ ALGORITHMS: Mapping[Purpose, str] = {
     "audit-head": "Ed25519",
     "api-digest": "HMAC-SHA-256",
     "staff-sealing": "AES-256-GCM",
+    "close-pack": "Ed25519",
 }
 STRENGTH_BITS: Mapping[str, int] = {"AES-256-GCM": 256, "HMAC-SHA-256": 256}
 CURVE25519_BITS = 128

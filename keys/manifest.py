@@ -34,7 +34,15 @@ FORMAT: Literal[2] = 2
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
 Purpose = Literal[
-    "kek", "fingerprint", "hpke", "manifest-signing", "audit-mac", "audit-head", "api-digest", "staff-sealing"
+    "kek",
+    "fingerprint",
+    "hpke",
+    "manifest-signing",
+    "audit-mac",
+    "audit-head",
+    "api-digest",
+    "staff-sealing",
+    "close-pack",
 ]
 
 KEYSTORE = "keystore"

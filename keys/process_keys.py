@@ -25,6 +25,7 @@ HOLDERS: tuple[tuple[str, Purpose], ...] = (
     ("owner", "audit-mac"),
     ("api", "api-digest"),
     ("admin", "staff-sealing"),
+    ("admin", "close-pack"),
     ("worker", "audit-head"),
 )
 """Who has which. MAC keys are one a process, so that none but the sealer could forge another's rows."""
@@ -43,7 +44,10 @@ def read_process_keys(secrets: Path, process: str, purpose: Purpose) -> Mapping[
     except OSError:
         found = []
     if not found:
-        raise KeystoreRefused(f"{secrets / process} holds no {purpose} key: `keys init` makes it")
+        raise KeystoreRefused(
+            f"{secrets / process} holds no {purpose} key: `keys init` makes it; in a key store of an earlier"
+            f" release, `keys rotate --purpose {purpose}` does"
+        )
     numbers = sorted(int(match[1]) for match in found)
     return {number: _read(process_key_path(secrets, process, purpose, number)) for number in numbers}
 

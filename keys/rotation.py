@@ -119,21 +119,27 @@ class Rotation:
         return new
 
     async def renew(self, purpose: Purpose, holders: Sequence[str], now: datetime) -> Sequence[KeyEntry]:
-        """New keys of another purpose; the old ones are kept as long as something may still need them."""
+        """New keys of another purpose; the old ones are kept as long as something may still need them.
+
+        A key store of an earlier release may lack a purpose of this one: then these are its first keys.
+        """
         act = Act("renew", f"{purpose} of {', '.join(holders)}")
         if purpose == "manifest-signing":
             self.keys.require_one_root()
             return [await self._sign_anew(self.manifest, act, now)]
         following, made = self.manifest, []
         for holder in holders:
-            old = following.active(purpose, holder)
+            old = following.of(purpose, holder)
             if holder == KEYSTORE:
                 new = self.keys.make_key(purpose, State.ACTIVE, now)
             else:
                 number = following.next_number(purpose, holder)
                 key = make_process_key(self.secrets, holder, purpose, number)
                 new = new_entry(key, purpose, number, now, holder=holder)
-            following = following.with_key(new).moved(old, State.RETIRED, now)
+            following = following.with_key(new)
+            for entry in old:
+                if entry.state is State.ACTIVE:
+                    following = following.moved(entry, State.RETIRED, now)
             made.append(new)
         await self._change(following, act, now)
         return made

@@ -25,6 +25,19 @@ def public_key(seed: Secret[bytes]) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(seed.reveal()).public_key().public_bytes_raw()
 
 
+def sign(seed: Secret[bytes], message: bytes) -> bytes:
+    """The 64 bytes of an Ed25519 signature (RFC 8032)."""
+    return Ed25519PrivateKey.from_private_bytes(seed.reveal()).sign(message)
+
+
+def require_signed(public: bytes, message: bytes, signature: bytes) -> None:
+    """Raises `BrokenSeal` unless this key made this signature of this message."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):  # ValueError: no key
+        raise BrokenSeal("the signature is not of this key and this content") from None
+
+
 def sign_note(seed: Secret[bytes], name: str, text: str) -> str:
     """`text`, which must end in a newline, with one signature line."""
     assert text.endswith("\n"), "internal error: a note's text ends in a newline"

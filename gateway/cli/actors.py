@@ -16,6 +16,7 @@ ACTORS: Mapping[str, Actors] = {
     "compare": OWNER,
     "openapi": NOBODY,
     "states": NOBODY,
+    "close verify": NOBODY,
     "app list": OWNER,
     "app revoke": OWNER,
     # A new key's digest is made with the key of the process that will check it; so is what is sealed for staff.
@@ -25,5 +26,6 @@ ACTORS: Mapping[str, Actors] = {
     **dict.fromkeys(
         (f"department {verb}" for verb in ("list", "allow", "forbid", "service", "disable", "enable")), OWNER
     ),
+    **dict.fromkeys((f"department {verb}" for verb in ("gl", "cutoff", "fee-cost", "show")), OWNER),
     "access report": ("owner", "keys"),
 }

@@ -68,7 +68,7 @@ def department_allow(
         await owner.connection.execute(_sql().allow_field, department, field, reason)
         await owner.note("department.field_allowed", field, department=department)
 
-    asyncio.run(_change(config_of(config), department, allow))
+    asyncio.run(change_department(config_of(config), department, allow))
     typer.echo(f"{department} may send {field}.")
 
 
@@ -85,7 +85,7 @@ def department_forbid(department: DepartmentName, field: Field, config: ConfigFi
             raise NotFound("this field is not allowed to it: `gateway department list` shows what is")
         await owner.note("department.field_forbidden", field, department=department)
 
-    asyncio.run(_change(config_of(config), department, forbid))
+    asyncio.run(change_department(config_of(config), department, forbid))
     typer.echo(f"{department} may no longer send {field}.")
 
 
@@ -111,7 +111,7 @@ def department_service(
             raise GrantRefused(f"{department} has a service {code} already")
         await owner.note("department.service_added", code, department=department)
 
-    asyncio.run(_change(config_of(config), department, register))
+    asyncio.run(change_department(config_of(config), department, register))
     typer.echo(f"{department} may charge for {code}.")
 
 
@@ -126,7 +126,7 @@ def department_disable(department: DepartmentName, config: ConfigFile = None) ->
         await owner.connection.execute(_sql().disable_department, department)
         await owner.note("department.disabled", department=department)
 
-    asyncio.run(_change(config_of(config), department, disable, disabled=False))
+    asyncio.run(change_department(config_of(config), department, disable, disabled=False))
     typer.echo(f"{department} is disabled: its applications are refused.")
 
 
@@ -141,11 +141,11 @@ def department_enable(department: DepartmentName, config: ConfigFile = None) -> 
         await owner.connection.execute(_sql().enable_department, department)
         await owner.note("department.enabled", department=department)
 
-    asyncio.run(_change(config_of(config), department, enable, disabled=True))
+    asyncio.run(change_department(config_of(config), department, enable, disabled=True))
     typer.echo(f"{department} is enabled.")
 
 
-async def _change(
+async def change_department(
     config: Config, department: str, change: Callable[[Owner], Awaitable[None]], *, disabled: bool | None = None
 ) -> None:
     """Change a department, held meanwhile, that is `disabled` or not; raises `NotFound` or `GrantRefused`."""

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from gateway import log as logs
-from gateway.cli import access, applications, departments, staff
+from gateway.cli import access, accounts, applications, closes, departments, staff
 from gateway.cli.actors import ACTORS
 from gateway.cli.options import OWNER, AsJson, ConfigFile, config_of
 from gateway.config import Config
@@ -47,7 +47,9 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(applications.commands, name="app")
+app.add_typer(closes.commands, name="close")
 app.add_typer(departments.commands, name="department")
+accounts.add_to(departments.commands)
 app.add_typer(staff.commands, name="staff")
 app.add_typer(access.commands, name="access")
 

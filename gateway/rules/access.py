@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from gateway.errors import NotIdentified, NotPermitted, ServiceUnknown, WrongCertificate
 from gateway.rules.certificates import ClientCertificate, Trust
+from gateway.rules.fees import FeeCosts
 from gateway.rules.ids import new_id
 from gateway.rules.personal import EVERY_FIELD
 from keys.primitives import mac, require_equal
@@ -42,7 +43,8 @@ class Application:
     """One application of one department, and what it may do.
 
     `services` None is all that the department registered; above `refund_minor_max` a refund waits for an approver,
-    None means that none waits; `personal_fields` is the department's contract, field to reason (`rules.personal`).
+    None means that none waits; `personal_fields` is the department's contract, field to reason (`rules.personal`);
+    `fee_costs` bound the department's convenience fee.
     """
 
     department: str
@@ -54,6 +56,7 @@ class Application:
     refund_minor_max: int | None = None
     requests_per_s_max: int = UNBOUNDED
     personal_fields: Mapping[str, str] = field(default_factory=lambda: {EVERY_FIELD: "everything"}, hash=False)
+    fee_costs: FeeCosts = field(default_factory=FeeCosts)
 
     def require(self, scope: Scope) -> None:
         """Raises `NotPermitted` without this scope."""

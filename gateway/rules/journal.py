@@ -7,6 +7,8 @@ whatever is written: no set of entries can be out of balance. Entries are only e
     convenience_fees  what residents pay for paying by card
     processor_due     what the processor owes the city until it settles
     refunds           what the city gave back
+
+What follows once the processor settles is in `postings`, with the accounts that only it knows.
 """
 
 from dataclasses import dataclass
@@ -22,6 +24,11 @@ class Account(StrEnum):
     CONVENIENCE_FEES = "convenience_fees"
     PROCESSOR_DUE = "processor_due"
     REFUNDS = "refunds"
+    CLEARING = "clearing"
+    BANK = "bank"
+    FEES = "fees"
+    CHARGEBACKS = "chargebacks"
+    OVER_SHORT = "over_short"
 
 
 @dataclass(frozen=True, slots=True)

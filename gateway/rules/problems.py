@@ -49,6 +49,7 @@ TYPES: Mapping[str, ProblemType] = {
     "already-decided": ProblemType(409, "Nothing waits for this decision"),
     "period-closed": ProblemType(409, "These dates are closed"),
     "exceptions-open": ProblemType(409, "Exceptions of these dates are not settled"),
+    "pack-differs": ProblemType(409, "What was closed is not what was signed"),
     "body-too-large": ProblemType(413, "The body is too large"),
     "media-type-unsupported": ProblemType(415, "The body must be uncoded JSON"),
     "expectation-failed": ProblemType(417, "The expectation cannot be met"),

@@ -102,7 +102,10 @@ class Prepared:
 
 
 class Charges:
-    """Make, show and list the charges of a department."""
+    """Make, show and list the charges of a department.
+
+    With `documented_only` a convenience fee needs a documented cost; without it, only a fee above one is refused.
+    """
 
     def __init__(
         self,
@@ -114,6 +117,8 @@ class Charges:
         clock: Clock,
         city: ZoneInfo,
         at: Points,
+        *,
+        documented_only: bool = False,
     ) -> None:
         self._store = store
         self._vault = vault
@@ -123,6 +128,7 @@ class Charges:
         self._clock = clock
         self._city = city
         self._at = at
+        self._documented_only = documented_only
 
     async def create(self, caller: Application, request: ChargeRequest, key: str) -> Answer:
         """Charge a token or a card; under a key that was used before, the truth about that charge."""
@@ -158,8 +164,13 @@ class Charges:
         require_currency(request.currency)
         require_amount(request.amount_minor, caller.amount_minor_max)
         require_fee(request.fee_minor, request.amount_minor)
+        now = self._clock.now()
+        day = now.astimezone(self._city).date()
+        caller.fee_costs.require_covers(
+            request.fee_minor, request.amount_minor, day, documented_only=self._documented_only
+        )
         if request.given is not None:
-            require_valid(request.given.card, self._city, self._clock.now())
+            require_valid(request.given.card, self._city, now)
 
     async def _prepare(self, caller: Application, request: ChargeRequest, charge: Charge, claim: Claim) -> Prepared:
         minting = details = None

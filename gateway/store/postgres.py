@@ -6,10 +6,12 @@ a name never reaches it.
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 
 from gateway.errors import NotFound, TokenInUse
 from gateway.rules.access import Application, Credential, Scope
+from gateway.rules.fees import FeeCosts
+from gateway.rules.settlement import FeeSchedule
 from gateway.services.ports import (
     Answer,
     CardIndex,
@@ -50,6 +52,10 @@ class Store(Mirror):
             contracts: dict[str, dict[str, str]] = defaultdict(dict)
             for row in await connection.fetch(self._sql.personal_fields):
                 contracts[row["department_id"]][row["field"]] = row["reason"]
+            costs: dict[str, list[tuple[date, FeeSchedule]]] = defaultdict(list)
+            for row in await connection.fetch(self._sql.fee_costs):
+                schedule = FeeSchedule(row["basis_points"], row["fixed_minor"])
+                costs[row["department_id"]].append((row["valid_from"], schedule))
             rows = await connection.fetch(self._sql.applications)
         return {
             row["key_id"]: Credential(
@@ -65,6 +71,7 @@ class Store(Mirror):
                     refund_minor_max=row["refund_minor_max"],
                     requests_per_s_max=row["requests_per_s_max"],
                     personal_fields=contracts[row["department_id"]],
+                    fee_costs=FeeCosts(tuple(costs[row["department_id"]])),
                 ),
                 row["expires_at"],
             )

@@ -13,6 +13,9 @@ AND (k.expires_at IS NULL OR k.expires_at > now());
 -- name: personal_fields
 SELECT department_id, field, reason FROM gateway.personal_fields;
 
+-- name: fee_costs
+SELECT department_id, valid_from, basis_points, fixed_minor FROM gateway.fee_costs ORDER BY department_id, valid_from;
+
 -- name: denied_certificates
 SELECT fingerprint FROM gateway.denied_certificates;
 

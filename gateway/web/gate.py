@@ -23,7 +23,8 @@ from gateway.services.staff import SIGN_IN_FIRST, SignedIn, StaffSessions
 from gateway.web.head import RefusedError
 from gateway.web.problems import response as problem_response
 from gateway.web.schema import form_fields
-from gateway.web.server import REQUEST_ID
+from gateway.web.server import REQUEST_ID, STREAMS
+from gateway.web.upload import UPLOAD, Uploads
 
 STAFF: Final = web.RequestKey("staff", Staff)
 SESSION: Final = web.RequestKey("session", str)
@@ -42,15 +43,15 @@ SCRIPTS = (API, "/healthz", "/readyz")
 """What begins so is for programs."""
 
 ANSWER_HEADERS: Mapping[str, str] = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self';"
-    " frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Referrer-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
-"""Of every answer of the admin site: no script, no frame, nothing of others, no word of where one was."""
+"""Of every answer of the admin site: no script but our own, no frame, nothing of others, no word of where one was."""
 
 
 class Public(Enum):
@@ -71,6 +72,8 @@ class StaffRoute:
     """One route of the admin site. `for_change`: also while the password must be changed before anything else.
 
     `takes` are the names that may stand in the query; `media` is the type of the body, where it is not the usual one.
+    `files` are the types in which a file may be sent to it, of any size that `upload` takes: its handler finds it at
+    `request[UPLOAD]`, received after the caller was found to be one who may.
     """
 
     method: str
@@ -80,6 +83,7 @@ class StaffRoute:
     for_change: bool = False
     takes: frozenset[str] = frozenset()
     media: str | None = None
+    files: frozenset[str] = frozenset()
 
     @property
     def media_type(self) -> str:
@@ -112,10 +116,14 @@ class Gate:
         self._sessions = sessions
         self._refusals = refusals
         self._refusal_page = refusal_page
+        self._uploads = Uploads()
 
     def application(self, *faces: Face) -> web.Application:
         """All routes of the faces; raises `UndeclaredRoute`."""
         application = web.Application(middlewares=[self._answer_errors])
+        application[STREAMS] = {
+            (route.method, route.path): route.files for face in faces for route in face.routes if route.files
+        }
         for face in faces:
             for route in face.routes:
                 guarded = self._guarded(route, getattr(face, route.handler))
@@ -128,12 +136,12 @@ class Gate:
         inner = handler if route.needs is PUBLIC else self._known(route, route.needs, handler)
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            if request.body_exists and request.content_type != route.media_type:
+            if request.body_exists and request.content_type not in (route.files or {route.media_type}):
                 raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
             request[QUERY] = _asked(request, route)
             if route.is_page and route.method not in SAFE_METHODS:
                 _require_own_page(request)
-                if route.media_type == URLENCODED:
+                if route.media_type == URLENCODED and not route.files:
                     request[FORM] = form_fields(await request.read())
             return await inner(request)
 
@@ -152,7 +160,7 @@ class Gate:
                 if FORM in request:
                     self._sessions.require_csrf(session, request[FORM].pop("csrf", ""))
                 staff.require(needs)
-                return await handler(request)
+                return await (self._with_file(request, handler) if route.files else handler(request))
             except NotPermitted:
                 await self._refusals.staff("permission", staff, request[REQUEST_ID], needs)
                 raise
@@ -161,6 +169,17 @@ class Gate:
                 raise NotFound from None
 
         return known
+
+    async def _with_file(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        def require_csrf(given: str) -> None:
+            self._sessions.require_csrf(request[SESSION], given)
+
+        upload = request[UPLOAD] = await self._uploads.receive(request, require_csrf)
+        try:
+            return await handler(request)
+        finally:
+            if not upload.kept:
+                upload.close()
 
     @web.middleware
     async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -21,6 +21,10 @@ _CANONICAL_PATH: Final = re.compile(r"/|(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)
 # Headers that decide something: at most one of each, in printable ASCII.
 _SINGLE: Final = ("Authorization", "Content-Type", "Expect", "Host", "Idempotency-Key", "Transfer-Encoding")
 
+MULTIPART: Final = "multipart/form-data"
+BOUNDARY: Final = re.compile(r'boundary=("?)([0-9A-Za-z\'()+_,./:=?-]{1,70})\1')
+"""The one parameter of a multipart body (RFC 2046 5.1.1); its second group is what parts are told apart by."""
+
 
 class RefusedError(Exception):
     """A gate refuses the request: answer `status` and close."""
@@ -75,8 +79,10 @@ def _check_headers(request: web.BaseRequest, header_bytes_max: int) -> None:
 
 def _check_body(request: web.BaseRequest, body_bytes_max: int, media_types: frozenset[str]) -> None:
     media_type, _, parameter = request.headers.get("Content-Type", "").lower().partition(";")
-    plain = parameter.strip().replace('"', "") in {"", "charset=utf-8"} and "Content-Encoding" not in request.headers
-    if media_type.strip() not in media_types or not plain:
+    plain = parameter.strip().replace('"', "") in {"", "charset=utf-8"}
+    if media_type.strip() == MULTIPART:
+        plain = BOUNDARY.fullmatch(parameter.strip()) is not None
+    if media_type.strip() not in media_types or not plain or "Content-Encoding" in request.headers:
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
     if (request.content_length or 0) > body_bytes_max:
         raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)

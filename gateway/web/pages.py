@@ -1,4 +1,4 @@
-"""The staff's site: signing in and out, the start page, the password, and refunds that wait for an approver.
+"""The staff's site: signing in and out, the password, and refunds that wait for an approver.
 
 A form that is refused comes back with a sentence and without what was typed.
 """
@@ -53,7 +53,6 @@ class Pages:
     """The handlers, and what they need. `with_provider`: the city's own may be asked, too."""
 
     routes: ClassVar = (
-        StaffRoute("GET", "/", "home", Permission.HOME),
         StaffRoute("GET", "/sign-in", "sign_in_page", PUBLIC),
         StaffRoute("POST", "/sign-in", "sign_in", PUBLIC),
         StaffRoute("POST", "/sign-out", "sign_out", Permission.HOME, for_change=True),
@@ -62,6 +61,7 @@ class Pages:
         StaffRoute("GET", "/refunds", "refunds", Permission.REFUNDS_READ),
         StaffRoute("POST", "/refunds/{id}", "decide_refund", Permission.REFUNDS_DECIDE),
         StaffRoute("GET", "/static/admin.css", "style", PUBLIC),
+        StaffRoute("GET", "/static/admin.js", "script", PUBLIC),
     )
 
     def __init__(
@@ -71,13 +71,8 @@ class Pages:
         self._approvals = approvals
         self._page = renderer.page
         self._with_provider = with_provider
-        self._style = files("gateway.web").joinpath("static", "admin.css").read_bytes()
-
-    async def home(self, request: web.Request) -> web.Response:
-        """`GET /`."""
-        reads = may(request[STAFF], Permission.REFUNDS_READ)
-        waiting = await self._approvals.waiting(request[STAFF]) if reads else None
-        return self._page(request, "home.html", waiting=waiting, most=SHOWN_MAX)
+        static = files("gateway.web").joinpath("static")
+        self._style, self._script = (static.joinpath(f"admin.{kind}").read_bytes() for kind in ("css", "js"))
 
     async def sign_in_page(self, request: web.Request) -> web.Response:
         """`GET /sign-in`."""
@@ -132,3 +127,7 @@ class Pages:
     async def style(self, _request: web.Request) -> web.Response:
         """`GET /static/admin.css`."""
         return web.Response(body=self._style, content_type="text/css", charset="utf-8")
+
+    async def script(self, _request: web.Request) -> web.Response:
+        """`GET /static/admin.js`."""
+        return web.Response(body=self._script, content_type="text/javascript", charset="utf-8")

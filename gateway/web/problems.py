@@ -41,6 +41,7 @@ SLUGS: Mapping[type[Exception], str] = {
     errors.PeriodRefused: "period-refused",
     errors.PeriodClosed: "period-closed",
     errors.ExceptionsOpen: "exceptions-open",
+    errors.PackDiffers: "pack-differs",
     errors.ExportTooLarge: "export-too-large",
     errors.IdempotencyKeyInvalid: "idempotency-key-invalid",
     errors.IdempotencyKeyReused: "idempotency-key-reused",

@@ -73,7 +73,13 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"money": _money, "when": self._when, "day": _day, "place": _place}
+        self._templates.filters |= {
+            "money": _money,
+            "when": self._when,
+            "day": _day,
+            "place": _place,
+            "rounded": _rounded,
+        }
 
     def refusal(self, request: web.Request, error: Exception) -> web.Response:
         """The page of an error, of any: it says what to do, with the status of the same error as JSON."""
@@ -125,11 +131,20 @@ def may(staff: Staff, permission: Permission) -> bool:
 
 def _money(amount_minor: int, currency: str) -> str:
     digits = ENABLED[currency]
-    return f"{currency} {Decimal(amount_minor).scaleb(-digits):,.{digits}f}"
+    return f"{currency} {Decimal(amount_minor).scaleb(-digits):,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _rounded(amount_minor: int, currency: str) -> str:
+    """As a scale shows it, in whole units: 800, 4k, 1.2M."""
+    units = Decimal(amount_minor).scaleb(-ENABLED[currency])
+    for digits, unit in ((6, "M"), (3, "k")):
+        if units >= 10**digits:
+            return f"{units.scaleb(-digits).normalize():f}{unit}"
+    return f"{units.normalize():f}"
 
 
 def _day(day: date) -> str:
-    return f"{day:%-d %b %Y}"
+    return f"{day:%-d\N{NO-BREAK SPACE}%b\N{NO-BREAK SPACE}%Y}"
 
 
 def _place(department: str) -> str:

@@ -3,14 +3,16 @@
 What aiohttp 3.14.5 leaves open, and where it is closed here:
 
 - it echoes the bytes of a malformed request in its answer and in its log: `_Connection.handle_error`;
-- it reads a body without a deadline, inflates it, accepts odd framing: `head.check_head`, `_whole_body`;
+- it reads a body without a deadline, inflates it, accepts odd framing: `head.check_head`, `_whole_body`, and
+  `upload` for the few routes that take a file (`STREAMS`);
 - it waits for ever for a client that does not read: `_Connection.pause_writing`;
 - it has no connection cap and cannot see half-open TLS handshakes: `SafeServer` accepts sockets itself;
 - it names itself and its version in each answer: `_Request._prepare_hook`.
 
-A request passes three gates: the C parser, `head.check_head` before routing, `_whole_body` before the handler. What
-a gate refuses gets a constant answer and a closed connection, because it is in doubt where the next request
-begins. Nothing that a client sent is logged here: errors are told by class and `file:line`.
+A request passes three gates: the C parser, `head.check_head` before routing, `_whole_body` before the handler, which
+leaves the body of a stream to whoever knows that its sender may send one. What a gate refuses gets a constant answer
+and a closed connection, because it is in doubt where the next request begins. Nothing that a client sent is logged
+here: errors are told by class and `file:line`.
 
 The hooks overridden here are semi-private in aiohttp, so the tests check each of them over the wire.
 """
@@ -22,7 +24,7 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -43,6 +45,9 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 
 ROUTE: Final = web.RequestKey("route", str)
 """Method and template ("GET /v1/charges/{id}"), never the path; missing when no route matched."""
+
+STREAMS: Final = web.AppKey("streams", Mapping[tuple[str, str], frozenset[str]])
+"""Of an application: methods and paths that read a body as it comes, up to `stream_bytes_max`, and of which types."""
 
 _STARTED: Final = web.RequestKey("started", float)
 _MORE_HEADERS: Final = web.RequestKey("more_headers", Mapping[str, str])
@@ -73,6 +78,7 @@ class Limits:
     header_bytes_max: int = 8192  # all headers together
     headers_max: int = 48
     body_bytes_max: int = 65_536
+    stream_bytes_max: int = 64 * 1024 * 1024
     connections_max: int = 512  # handshakes under way included
 
 
@@ -155,7 +161,8 @@ class SafeServer:
         """Start the application and accept connections. Raises UnsafeParserError."""
         assert_safe_parser()
         _silence_libraries(self.log)
-        self.app.middlewares.insert(0, _whole_body(self.limits))
+        self._streams = self.app.get(STREAMS, {})
+        self.app.middlewares.insert(0, _whole_body(self.limits, self._streams))
         self._runner = web.AppRunner(self.app)
         await self._runner.setup()
         assert self._runner.server is not None
@@ -236,8 +243,9 @@ class SafeServer:
     async def _gate(self, request: web.BaseRequest) -> web.StreamResponse:
         """The application behind the checks of the head; every refusal leaves through here."""
         try:
-            limits = self.limits
-            check_head(request, limits.header_bytes_max, limits.body_bytes_max, self.media_types)
+            limits, types = self.limits, self._streams.get((request.method, request.path))
+            bytes_max = limits.body_bytes_max if types is None else limits.stream_bytes_max
+            check_head(request, limits.header_bytes_max, bytes_max, self.media_types if types is None else types)
             return await self._route(request)
         except RefusedError as refused:
             return self.refuse(refused.status)
@@ -367,13 +375,15 @@ class _Connection(web.RequestHandler):
         self._safe.observe(request, response.status, self._loop.time() - request[_STARTED])
 
 
-def _whole_body(limits: Limits) -> Middleware:
-    """The outermost middleware: after `100 Continue`, and before any handler sees half a body."""
+def _whole_body(limits: Limits, streams: Collection[tuple[str, str]]) -> Middleware:
+    """The outermost middleware: after `100 Continue`, and before any handler but a stream's sees half a body."""
 
     @web.middleware
     async def read_body(request: web.Request, handler: Handler) -> web.StreamResponse:
         if (resource := request.match_info.route.resource) is not None:
             request[ROUTE] = f"{request.method} {resource.canonical}"
+        if (request.method, request.path) in streams:
+            return await handler(request)
         try:
             async with asyncio.timeout(limits.body_s):
                 await request.read()

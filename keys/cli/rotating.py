@@ -27,7 +27,9 @@ PAGE_ROWS = 1000
 STREAMS = 2
 """Pages under way at once in one command: while one is with the database, the other is computed."""
 SAMPLE_ROWS = 1000
-RENEWABLE = ("kek", "hpke", "manifest-signing", "audit-mac", "audit-head", "api-digest", "staff-sealing")
+RENEWABLE = (
+    *("kek", "hpke", "manifest-signing", "audit-mac", "audit-head", "api-digest", "staff-sealing", "close-pack"),
+)
 
 commands = typer.Typer()
 
@@ -216,7 +218,10 @@ async def _renew(bench: Bench, purpose: Purpose, process: str | None, as_json: b
 async def _show_rotation(bench: Bench, purpose: Purpose, as_json: bool) -> None:
     async with bench.reading() as (table, keys):
         old, count = keys.manifest.of(purpose), sum((await table.counts()).values())
-    active = next(key for key in old if key.state is State.ACTIVE)
+    active = next((key for key in old if key.state is State.ACTIVE), None)
+    if active is None:
+        tell(as_json, {"retires": None, "records": 0}, f"The first {purpose} key would be made.")
+        return
     what = f"{active.title} would be retired and a new one made" + (
         f"; {count:,} records would then be moved by `keys rewrap`." if purpose == "kek" else "."
     )

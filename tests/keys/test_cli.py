@@ -380,6 +380,7 @@ async def test_verify_names_what_is_lost_and_what_was_put_back(
         (("api-digest",), ["api-digest key 2 of api"]),
         (("audit-head",), ["audit-head key 2 of worker"]),
         (("staff-sealing",), ["staff-sealing key 2 of admin"]),
+        (("close-pack",), ["close-pack key 2 of admin"]),
         (("audit-mac", "--process", "reseal"), ["audit-mac key 2 of reseal"]),
         (("audit-mac",), [f"audit-mac key 2 of {p}" for p in ("api", "admin", "worker", "reseal", "keys", "owner")]),
     ],

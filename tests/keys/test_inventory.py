@@ -73,6 +73,7 @@ def test_algorithm_strength_and_place(manifest: Manifest) -> None:
         "audit-head": ("Ed25519", 128),
         "api-digest": ("HMAC-SHA-256", 256),
         "staff-sealing": ("AES-256-GCM", 256),
+        "close-pack": ("Ed25519", 128),
     }
     for key in told:
         in_store = key["holder"] == KEYSTORE
@@ -151,6 +152,7 @@ REMEDIES = {
     "audit-head": ("audit-head key 1 of worker", "`keys rotate --purpose audit-head`"),
     "api-digest": ("api-digest key 1 of api", "`keys rotate --purpose api-digest`"),
     "staff-sealing": ("staff-sealing key 1 of admin", "`keys rotate --purpose staff-sealing`"),
+    "close-pack": ("close-pack key 1 of admin", "`keys rotate --purpose close-pack`"),
 }
 
 

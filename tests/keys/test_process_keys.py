@@ -58,7 +58,7 @@ def test_a_process_without_its_key(tmp_path: Path, there: bool) -> None:
     if there:
         (tmp_path / "api").mkdir()
 
-    with pytest.raises(KeystoreRefused, match=rf"^{tmp_path}/api holds no audit-mac key: `keys init` makes it$"):
+    with pytest.raises(KeystoreRefused, match=rf"^{tmp_path}/api holds no audit-mac key: `keys init` makes it;"):
         read_process_keys(tmp_path, *BASE)
 
 

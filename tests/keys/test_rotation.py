@@ -243,6 +243,26 @@ async def test_renewing(city: City, purpose: Purpose, holder: str) -> None:
     await require_in_step(city)
 
 
+async def test_a_purpose_of_a_later_release_gets_its_first_key(city: City) -> None:
+    """A key store that was made before there were close packs has none of their keys; renewing makes number one."""
+
+    async def age(rotation: Rotation) -> None:
+        keys = tuple(key for key in rotation.manifest.keys if key.purpose != "close-pack")
+        await rotation.change(
+            msgspec.structs.replace(rotation.manifest, keys=keys), Act("age", "close-pack"), city.now
+        )
+
+    await do(city, age)
+    (city.secrets / "admin" / "close-pack-1.key").unlink()
+    with pytest.raises(KeystoreRefused, match="`keys rotate --purpose close-pack` does"):
+        read_process_keys(city.secrets, "admin", "close-pack")
+    await do(city, lambda rotation: rotation.renew("close-pack", ["admin"], city.now))
+
+    assert states(city, "close-pack", "admin") == {1: "active"}
+    assert list(read_process_keys(city.secrets, "admin", "close-pack")) == [1]
+    await require_in_step(city)
+
+
 async def test_only_one_process_key_is_renewed(city: City) -> None:
     """The keys of other processes of the same purpose are left alone."""
     await do(city, lambda rotation: rotation.renew("audit-mac", ["worker"], city.now))
@@ -441,7 +461,7 @@ async def register(rotation: Rotation, *backups: Backup) -> None:
     await rotation.change(following, Act("backup", "b"), rotation.manifest.written)
 
 
-@pytest.mark.parametrize("purpose", ["audit-mac", "api-digest", "audit-head", "staff-sealing"])
+@pytest.mark.parametrize("purpose", ["audit-mac", "api-digest", "audit-head", "staff-sealing", "close-pack"])
 async def test_what_must_stay_checkable_is_not_destroyed(city: City, purpose: Purpose) -> None:
     """Keys that only sign or check are never destroyed by hand."""
     holder = next(holder for holder, wanted in HOLDERS if wanted == purpose)

@@ -12,7 +12,7 @@ No card number, name, expiry or verification code has a column here, nor a type 
 
 import sqlite3
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +59,10 @@ ON CONFLICT (reference) DO NOTHING
 """
 FIND: Final = "SELECT * FROM movements WHERE reference = ?"
 LIST: Final = "SELECT * FROM movements WHERE (kind = 'verify') = ? ORDER BY rowid"
+WITHIN: Final = """
+SELECT * FROM movements
+WHERE kind <> 'verify' AND (created BETWEEN :start AND :end OR applied BETWEEN :start AND :end) ORDER BY rowid
+"""
 # A reference that comes again is carried out as if it were new; only its effects add up.
 WRITE: Final = """
 INSERT INTO movements VALUES (
@@ -198,6 +202,11 @@ class Book:
         """Every movement, oldest first."""
         return [_entry(row) for row in self._db.execute(LIST, (False,))]
 
+    def within(self, start: datetime, end: datetime) -> list[Entry]:
+        """The movements that were first or last carried out, or declined, between two moments, both included."""
+        span = {"start": start.timestamp(), "end": end.timestamp()}
+        return [_entry(row) for row in self._db.execute(WITHIN, span)]
+
     def verifications(self) -> list[Entry]:
         """Every verification, oldest first."""
         return [_entry(row) for row in self._db.execute(LIST, (True,))]
@@ -207,6 +216,10 @@ class Book:
         return [
             Tombstone(row["reference"], row["charge"], _utc(row["created"])) for row in self._db.execute(TOMBSTONES)
         ]
+
+    def today(self) -> date:
+        """The UTC date of now."""
+        return _utc(self._clock()).date()
 
     def age_s(self, moment: datetime) -> float:
         """How long ago that was. A clock that was set back makes nothing younger than new."""

@@ -7,6 +7,7 @@
 CREATE INDEX journal_by_time ON gateway.journal (department_id, recorded_at) WHERE line = 1;
 CREATE INDEX tokens_by_last4 ON gateway.tokens (department_id, last4);
 CREATE INDEX events_by_time ON audit.events (department_id, occurred_at, event_id);
+CREATE INDEX events_by_subject ON audit.events (department_id, subject);
 
 -- What a department's days, accounts and fees are from a date on. The owner writes them, by command.
 CREATE TABLE gateway.cutoffs (
@@ -52,9 +53,10 @@ COMMENT ON COLUMN gateway.imports.settled_on IS 'every date on which a line of t
 COMMENT ON COLUMN gateway.imports.staff_id IS 'who brought it; `inbox` where a watched folder did';
 
 -- `subject` is the charge that a line is about, or its reference where nobody here knows that.
+-- What a file comes to is known, and written, after its last line.
 CREATE TABLE gateway.settlement_lines (
   department_id text NOT NULL,
-  import_id     text NOT NULL REFERENCES gateway.imports,
+  import_id     text NOT NULL REFERENCES gateway.imports DEFERRABLE INITIALLY DEFERRED,
   line          integer NOT NULL CHECK (line > 0),
   kind          text NOT NULL CHECK (kind IN ('charge', 'refund', 'chargeback', 'adjustment')),
   subject       text NOT NULL,
@@ -77,7 +79,7 @@ COMMENT ON COLUMN gateway.settlement_lines.business_date IS
 
 CREATE TABLE gateway.deposit_lines (
   department_id text NOT NULL CHECK (department_id = 'city'),
-  import_id     text NOT NULL REFERENCES gateway.imports,
+  import_id     text NOT NULL REFERENCES gateway.imports DEFERRABLE INITIALLY DEFERRED,
   line          integer NOT NULL CHECK (line > 0),
   type_code     text NOT NULL,
   amount_minor  bigint NOT NULL,
@@ -106,9 +108,10 @@ CREATE TABLE gateway.reconciliations (
 );
 COMMENT ON COLUMN gateway.reconciliations.inputs IS 'SHA-256, in hex, of every file whose lines took part; sorted';
 
+-- Written before their reconciliation, whose sums they make, and in one commit with it.
 CREATE TABLE gateway.reconciliation_items (
   department_id     text NOT NULL,
-  reconciliation_id text NOT NULL REFERENCES gateway.reconciliations,
+  reconciliation_id text NOT NULL,
   item              integer NOT NULL CHECK (item > 0),
   state             text NOT NULL CHECK (state IN ('matched', 'timing', 'amount_differs', 'fee_differs', 'missing_here',
                                                    'missing_there', 'duplicate')),
@@ -122,12 +125,15 @@ CREATE TABLE gateway.reconciliation_items (
   deposited_minor   bigint,
   fee_minor         bigint,
   expected_fee_minor bigint,
+  difference_minor  bigint NOT NULL,
   currency          text NOT NULL,
   batch             text NOT NULL,
   business_date     date NOT NULL,
   exception_id      text,
   PRIMARY KEY (department_id, reconciliation_id, item)
 );
+CREATE INDEX reconciliation_items_by_exception ON gateway.reconciliation_items (department_id, exception_id)
+  WHERE exception_id IS NOT NULL;
 
 -- One for each difference, however often it is found. Where it stands is what its last act says; without one, open.
 CREATE TABLE gateway.exceptions (
@@ -240,6 +246,9 @@ DECLARE
   -- What staff may see, or write for: the departments of who asks, which each transaction names.
   mine text := 'department_id = current_setting(''gateway.department'', true)'
     ' OR department_id = ANY (string_to_array(current_setting(''gateway.departments'', true), '',''))';
+  -- The same, looked up once a statement and not once a row: for what comes by the hundred thousand.
+  once text := 'department_id = (SELECT current_setting(''gateway.department'', true))'
+    ' OR department_id = ANY ((SELECT string_to_array(current_setting(''gateway.departments'', true), '',''))::text[])';
   name text;
 BEGIN
   FOREACH name IN ARRAY ARRAY['settlement_lines', 'deposit_lines', 'reconciliation_items', 'exceptions',
@@ -248,8 +257,12 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT ON gateway.%I TO gateway_admin', name);
     CONTINUE WHEN name = 'reconciliations';
     EXECUTE format('CREATE POLICY staff_sees ON gateway.%I FOR SELECT TO gateway_admin USING (%s)', name, mine);
-    CONTINUE WHEN name IN ('postings', 'chargebacks');
+    CONTINUE WHEN name IN ('postings', 'chargebacks', 'exception_acts', 'close_acts');
     EXECUTE format('CREATE POLICY staff_adds ON gateway.%I FOR INSERT TO gateway_admin WITH CHECK (%s)', name, mine);
+  END LOOP;
+  FOREACH name IN ARRAY ARRAY['settlement_lines', 'reconciliation_items'] LOOP
+    EXECUTE format('ALTER POLICY staff_sees ON gateway.%I USING (%s)', name, once);
+    EXECUTE format('ALTER POLICY staff_adds ON gateway.%I WITH CHECK (%s)', name, once);
   END LOOP;
   FOREACH name IN ARRAY ARRAY['cutoffs', 'gl_codes', 'fee_costs'] LOOP
     EXECUTE format('ALTER TABLE gateway.%I ENABLE ROW LEVEL SECURITY', name);
@@ -260,6 +273,21 @@ BEGIN
   -- Nothing is posted into a date that is closed, whatever the code does.
   EXECUTE format('CREATE POLICY staff_adds ON gateway.postings FOR INSERT TO gateway_admin
     WITH CHECK ((%s) AND NOT gateway.is_closed(department_id, business_date))', mine);
+  -- What one proposed, or asked for, another one grants, and an approver of that department, whatever the code does.
+  EXECUTE format('CREATE POLICY staff_adds ON gateway.exception_acts FOR INSERT TO gateway_admin
+    WITH CHECK ((%s) AND (what NOT IN (''approved'', ''rejected'') OR EXISTS (
+      SELECT FROM gateway.staff s WHERE s.staff_id = exception_acts.staff_id AND ''approver'' = ANY (s.roles)
+      AND s.disabled_at IS NULL AND (''*'' = ANY (s.departments) OR exception_acts.department_id = ANY (s.departments)))
+      AND NOT EXISTS (SELECT FROM gateway.exception_acts a WHERE a.department_id = exception_acts.department_id
+      AND a.exception_id = exception_acts.exception_id AND a.act = exception_acts.act - 1
+      AND a.staff_id = exception_acts.staff_id)))', mine);
+  EXECUTE format('CREATE POLICY staff_adds ON gateway.close_acts FOR INSERT TO gateway_admin
+    WITH CHECK ((%s) AND (what IN (''proposed'', ''reopening'') OR EXISTS (
+      SELECT FROM gateway.staff s WHERE s.staff_id = close_acts.staff_id AND ''approver'' = ANY (s.roles)
+      AND s.disabled_at IS NULL AND (''*'' = ANY (s.departments) OR close_acts.department_id = ANY (s.departments)))
+      AND NOT EXISTS (SELECT FROM gateway.close_acts a WHERE a.department_id = close_acts.department_id
+      AND a.close_id = close_acts.close_id AND a.act = close_acts.act - 1 AND a.staff_id = close_acts.staff_id)))',
+    mine);
   EXECUTE format('CREATE POLICY staff_adds ON gateway.chargebacks FOR INSERT TO gateway_admin WITH CHECK (%s)', mine);
   CREATE POLICY staff_sees ON gateway.reconciliations FOR SELECT TO gateway_admin
     USING (departments <@ string_to_array(current_setting('gateway.departments', true), ','));

@@ -234,12 +234,12 @@ async def test_every_route_asks_for_the_key(caller: Caller, listener: str, metho
 
 
 async def test_the_listeners_do_not_serve_each_other(caller: Caller) -> None:
-    """The wire has no control routes, control no wire routes; later routes are absent; methods are kept."""
+    """The wire has no control routes, control no wire routes; methods are kept."""
     for method, url, status in (
         ("GET", f"{caller.wire_url}/v1/charges", 404),
         ("PUT", f"{caller.wire_url}/v1/faults", 404),
         ("POST", f"{caller.control_url}/wire/sale", 404),
-        ("GET", f"{caller.control_url}/v1/settlements/2027-01-15.csv", 404),
+        ("GET", f"{caller.wire_url}/v1/settlements/2027-01-15.csv", 404),
         ("PUT", f"{caller.wire_url}/wire/sale", 405),
     ):
         code = {404: "not_found", 405: "method_not_allowed"}[status]

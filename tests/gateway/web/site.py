@@ -40,6 +40,7 @@ from tests.system import Reply
 CHEAP = Cost(1, 8 * 1024)
 PASSWORD = "four blue herons on 1 pier"
 DEPARTMENTS = (PARKS, UTILITIES)
+EDGE = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,16 @@ class Site:
         headers = {"Sec-Fetch-Site": "same-origin", "Cookie": f"{COOKIE}={token}" if token else ""} | headers
         return await self.send(method, path, data, {name: value for name, value in headers.items() if value})
 
+    async def upload(
+        self, path: str, content: bytes, name: str = "native", token: str = "", csrf: str | None = None
+    ) -> Reply:
+        """A file from the form of a page."""
+        if csrf is None:
+            csrf = await self.csrf(token) if token else ""
+        headers = {"Sec-Fetch-Site": "same-origin", "Content-Type": f"multipart/form-data; boundary={EDGE}"}
+        cookie = {"Cookie": f"{COOKIE}={token}"} if token else {}
+        return await self.send("POST", path, with_file(csrf, name, content), headers | cookie)
+
     async def send(self, method: str, path: str, data: Any, headers: dict[str, str]) -> Reply:
         """One request as it is."""
         async with self.session.request(
@@ -153,6 +164,18 @@ class Site:
     async def verdicts(self) -> int:
         """How many refunds somebody has decided about."""
         return int(await self.owner.fetchval("SELECT count(*) FROM gateway.refund_approvals"))
+
+
+def with_file(csrf: str, name: str, content: bytes) -> bytes:
+    """The form of a page that takes a file, as Chromium sends it."""
+    head = "".join(
+        f'--{EDGE}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+        for field, value in (("csrf", csrf), ("format", name))
+    )
+    file = (
+        f'--{EDGE}\r\nContent-Disposition: form-data; name="file"; filename="d.csv"\r\nContent-Type: text/csv\r\n\r\n'
+    )
+    return f"{head}{file}".encode() + content + f"\r\n--{EDGE}--\r\n".encode()
 
 
 @asynccontextmanager
@@ -217,6 +240,7 @@ def _config(home: Path, postgres: Postgres) -> Config:
     write_private(own / "database.password", postgres.passwords["admin"].reveal().encode(), replace=False)
     make_process_key(home / "secrets", "admin", "audit-mac", 1)
     make_process_key(home / "secrets", "admin", "staff-sealing", 1)
+    make_process_key(home / "secrets", "admin", "close-pack", 1)
     address = postgres.address
     listener = {"cert": str(home / "admin.pem"), "key": str(home / "admin.key")}
     settings = {

@@ -1,0 +1,63 @@
+"""What finance reads of charges, and of one of them."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from gateway.errors import NotFound
+from gateway.services.charge_search import Filter, Row, Step
+from gateway.store.database import Database
+from keys.database import Connection
+from keys.queries import load_queries
+
+
+class ChargeStore:
+    """Implements `services.charge_search.ChargeStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = load_queries("gateway.store", "charge_search.sql")
+
+    async def search(self, departments: Collection[str], wanted: Filter, limit: int) -> Sequence[Row]:
+        """See the port."""
+        asked, spans = wanted.question, wanted.spans
+        async with self._database.reading_departments(departments) as connection:
+            since = await self._place(connection, departments, asked.starting_after)
+            values = (
+                [span.department for span in spans],
+                [span.service for span in spans],
+                [span.starts for span in spans],
+                [span.ends for span in spans],
+                *(wanted.states, asked.amount_minor, since, asked.starting_after, limit),
+            )
+            if asked.reference is None and asked.last4 is None:
+                await connection.execute(self._sql.along_the_index)
+                found = await connection.fetch(self._sql.walk, *values)
+            else:
+                found = await connection.fetch(self._sql.find, *values, asked.reference, asked.last4)
+            return await self._rows(connection, [row["department_id"] for row in found], [row[1] for row in found])
+
+    async def charge(self, departments: Collection[str], charge_id: str) -> Row | None:
+        """See the port."""
+        asked = list(departments)
+        async with self._database.reading_departments(departments) as connection:
+            rows = await self._rows(connection, asked, [charge_id] * len(asked))
+        return rows[0] if rows else None
+
+    async def story(self, departments: Collection[str], charge: Row, *, audit: bool) -> Sequence[Step]:
+        """See the port."""
+        async with self._database.reading_departments(departments) as connection:
+            rows = await connection.fetch(self._sql.story, charge.department, charge.charge_id, audit)
+        return [Step(**row) for row in rows]
+
+    async def _rows(self, connection: Connection, departments: list[str], ids: list[str]) -> list[Row]:
+        return [Row(**row) for row in await connection.fetch(self._sql.charges, departments, ids)]
+
+    async def _place(
+        self, connection: Connection, departments: Collection[str], charge_id: str | None
+    ) -> datetime | None:
+        if charge_id is None:
+            return None
+        since: datetime | None = await connection.fetchval(self._sql.place, list(departments), charge_id)
+        if since is None:
+            raise NotFound
+        return since

@@ -1,0 +1,62 @@
+"""What a query asks for, read strictly: business dates, amounts, how much of a list.
+
+A date is `YYYY-MM-DD` and nothing else: no time, no offset, four digits of a year that there can be.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+
+from gateway.errors import InvalidRequest
+from gateway.rules.money import ENABLED
+from gateway.services.books import FIRST, LAST
+
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+LIMIT = re.compile(r"[1-9][0-9]{0,2}")
+LIMIT_USUAL, LIMIT_MAX = 50, 200
+MINOR = re.compile(r"[0-9]{1,15}")
+TYPED = re.compile(r"[0-9]{1,13}(?:\.[0-9]{2})?")
+DIGITS = max(ENABLED.values())
+LENGTH_MAX = 128
+
+
+def day(asked: Mapping[str, str], name: str) -> date | None:
+    """A business date, if one is asked for; raises `InvalidRequest`."""
+    text = asked.get(name)
+    if text is None:
+        return None
+    try:
+        found = date.fromisoformat(text) if DATE.fullmatch(text) else None
+    except ValueError:
+        found = None
+    if found is None or not FIRST <= found <= LAST:
+        raise InvalidRequest("Write a date as 2026-11-23: year, month, day.", [f"/{name}"])
+    return found
+
+
+def limit(asked: Mapping[str, str]) -> int:
+    """How many of a list; raises `InvalidRequest`."""
+    text = asked.get("limit", str(LIMIT_USUAL))
+    if not LIMIT.fullmatch(text) or int(text) > LIMIT_MAX:
+        raise InvalidRequest(f"`limit` must be 1 to {LIMIT_MAX}.", ["/limit"])
+    return int(text)
+
+
+def amount_minor(asked: Mapping[str, str], *, typed: bool) -> int | None:
+    """An amount, in minor units, or as a person has `typed` it: 12 or 12.50. Raises `InvalidRequest`."""
+    text = asked.get("amount")
+    if text is None:
+        return None
+    if not (TYPED if typed else MINOR).fullmatch(text):
+        told = "Write an amount like 12.50." if typed else "`amount` is a whole number of minor units."
+        raise InvalidRequest(told, ["/amount"])
+    return int(Decimal(text).scaleb(DIGITS)) if typed else int(text)
+
+
+def text(asked: Mapping[str, str], name: str) -> str | None:
+    """A line of text; raises `InvalidRequest` for what nothing of ours can be equal to."""
+    given = asked.get(name)
+    if given is not None and (len(given) > LENGTH_MAX or not given.isprintable()):
+        raise InvalidRequest(f"`{name}` is one line of at most {LENGTH_MAX} characters.", [f"/{name}"])
+    return given

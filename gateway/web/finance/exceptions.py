@@ -1,0 +1,260 @@
+"""Exceptions, for scripts and for people: what differs, how long already, and everything that was done about it."""
+
+from datetime import UTC, date, datetime
+from typing import Any, ClassVar, Literal, cast, get_args
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+from gateway.errors import AlreadyDecided, CardNumberInText, GatewayError, InvalidRequest, PeriodClosed
+from gateway.rules.match import State
+from gateway.rules.staff import Permission
+from gateway.services.exceptions import WRITES_OFF, Act, Difference, Exceptions, Resolution, Sought, Status
+from gateway.web.finance import asked
+from gateway.web.gate import FORM, QUERY, STAFF, StaffRoute, see_other
+from gateway.web.renderer import Renderer, may
+from gateway.web.schema import Typed, convert, read_body
+from gateway.web.server import REQUEST_ID
+
+EMPTY = b"{}"
+STATUSES: tuple[str, ...] = get_args(Status)
+STATES = tuple(state for state in State if state is not State.MATCHED)
+SOUGHT = frozenset({"status", "state", "department", "owner", "from", "to", "limit", "starting_after"})
+READ, RESOLVE, APPROVE = Permission.LEDGER_READ, Permission.EXCEPTIONS_RESOLVE, Permission.EXCEPTIONS_APPROVE
+
+ACTS = {"take": RESOLVE, "resolve": RESOLVE, "approve": APPROVE, "reject": APPROVE, "reopen": RESOLVE}
+"""What can be done with one, and what it takes."""
+
+NOTICES = {
+    "take": "It is yours now.",
+    "resolve": "Written down.",
+    "approve": "Approved: it is settled.",
+    "reject": "Rejected: it is open again.",
+    "reopen": "It is open again, and what was posted is taken back.",
+}
+REFUSED_HERE = (InvalidRequest, CardNumberInText, AlreadyDecided, PeriodClosed)
+"""What the form itself says; other refusals have a page of their own."""
+
+
+class ResolveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST …/resolve`."""
+
+    reason: Resolution
+    note: Typed = ""
+
+
+class NoteBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the other acts."""
+
+    note: Typed = ""
+
+
+class ActObject(msgspec.Struct, frozen=True):
+    """What somebody did about an exception."""
+
+    act: int
+    what: str
+    resolution: str
+    note: str
+    by: str
+    at: datetime
+
+
+class ExceptionObject(msgspec.Struct, frozen=True):
+    """An exception. `difference` is what processor or bank has more than the ledger, in minor units.
+
+    `owner`, `resolution` and `note` are null while there is none; `age_days` counts from its business date.
+    """
+
+    object: Literal["exception"]
+    id: str
+    department: str
+    state: str
+    reason: str
+    kind: str
+    charge: str | None
+    reference: str
+    difference: int
+    currency: str
+    date: date
+    age_days: int
+    status: Status
+    owner: str | None
+    resolution: str | None
+    note: str | None
+    reconciliation: str
+    acts: list[ActObject]
+
+
+class ExceptionsFace:
+    """The handlers, and what they need."""
+
+    routes: ClassVar = (
+        StaffRoute("GET", "/admin/v1/exceptions", "list", READ, takes=SOUGHT),
+        StaffRoute("GET", "/admin/v1/exceptions/{id}", "get", READ),
+        *(StaffRoute("POST", f"/admin/v1/exceptions/{{id}}/{act}", "act", needs) for act, needs in ACTS.items()),
+        StaffRoute("GET", "/exceptions", "list_page", READ, takes=SOUGHT),
+        StaffRoute("GET", "/exceptions/{id}", "page", READ, takes=frozenset({"now"})),
+        *(StaffRoute("POST", f"/exceptions/{{id}}/{act}", "act_page", needs) for act, needs in ACTS.items()),
+    )
+
+    def __init__(self, exceptions: Exceptions, renderer: Renderer) -> None:
+        self._exceptions = exceptions
+        self._page = renderer.page
+
+    # --- scripts ---
+
+    async def list(self, request: web.Request) -> web.Response:
+        """`GET /admin/v1/exceptions`: those that are longest open first."""
+        query = request[QUERY]
+        sought, limit = _sought(query), asked.limit(query)
+        found, more = await self._exceptions.page(request[STAFF], sought, limit, query.get("starting_after"))
+        return _json({"object": "list", "data": [self._object(each) for each in found], "has_more": more})
+
+    async def get(self, request: web.Request) -> web.Response:
+        """`GET /admin/v1/exceptions/{id}`."""
+        return _json(self._object(await self._exceptions.get(request[STAFF], request.match_info["id"])))
+
+    async def act(self, request: web.Request) -> web.Response:
+        """`POST /admin/v1/exceptions/{id}/take`, and the other acts."""
+        act, raw = _act(request), await request.read() or EMPTY
+        body = read_body(raw, ResolveBody) if act == "resolve" else read_body(raw, NoteBody)
+        return _json(self._object(await self._done(request, act, body)))
+
+    # --- people ---
+
+    async def list_page(self, request: web.Request) -> web.Response:
+        """`GET /exceptions`."""
+        query, refused = request[QUERY], None
+        try:
+            sought, limit = _sought(query), asked.limit(query)
+        except InvalidRequest as error:
+            sought, limit, refused = Sought(), asked.LIMIT_USUAL, error
+        found, more = await self._exceptions.page(request[STAFF], sought, limit, query.get("starting_after"))
+        return self._page(
+            request,
+            "exceptions.html",
+            refused,
+            found=found,
+            age=self._exceptions.age_days,
+            next_url=_following(query, found[-1]) if more else None,
+            paged="starting_after" in query,
+            asked=query,
+            statuses=STATUSES,
+            states=STATES,
+            departments=sorted(await self._exceptions.departments(request[STAFF])),
+        )
+
+    async def page(self, request: web.Request) -> web.Response:
+        """`GET /exceptions/{id}`."""
+        return await self._shown(request)
+
+    async def act_page(self, request: web.Request) -> web.Response:
+        """`POST /exceptions/{id}/take`, and the other acts."""
+        act = _act(request)
+        try:
+            form = request[FORM]
+            body = convert(form, ResolveBody) if act == "resolve" else convert(form, NoteBody)
+            await self._done(request, act, body)
+        except REFUSED_HERE as error:
+            return await self._shown(request, error)
+        return see_other(f"/exceptions/{request.match_info['id']}?now={act}")
+
+    async def _shown(self, request: web.Request, refused: GatewayError | None = None) -> web.Response:
+        staff, exception_id = request[STAFF], request.match_info["id"]
+        exception = await self._exceptions.get(staff, exception_id)
+        proposer = exception.acts[-1].staff_id if exception.status == "proposed" else ""
+        return self._page(
+            request,
+            "exception.html",
+            refused,
+            one=exception,
+            items=await self._exceptions.items(staff, exception_id),
+            age=self._exceptions.age_days(exception),
+            resolves=may(staff, RESOLVE),
+            approves=may(staff, APPROVE) and proposer != staff.staff_id,
+            is_mine=exception.owner is not None and exception.owner.staff_id == staff.staff_id,
+            resolutions=[(each.value, each.value) for each in Resolution],
+            writes_off=sorted(WRITES_OFF),
+            alone=self._exceptions.settles_alone(exception),
+            said=NOTICES.get(request[QUERY].get("now", ""), "") if refused is None else "",
+            typed=_typed(request, refused),
+        )
+
+    async def _done(self, request: web.Request, act: str, body: ResolveBody | NoteBody) -> Difference:
+        who = request[STAFF], request.match_info["id"]
+        match act, body:
+            case "take", _:
+                return await self._exceptions.take(*who, request[REQUEST_ID])
+            case "resolve", ResolveBody():
+                return await self._exceptions.resolve(*who, body.reason, body.note, request[REQUEST_ID])
+            case "approve", _:
+                return await self._exceptions.approve(*who, body.note, request[REQUEST_ID])
+            case "reject", _:
+                return await self._exceptions.reject(*who, body.note, request[REQUEST_ID])
+        return await self._exceptions.reopen(*who, body.note, request[REQUEST_ID])
+
+    def _object(self, exception: Difference) -> ExceptionObject:
+        owner, settlement = exception.owner, exception.settlement
+        return ExceptionObject(
+            object="exception",
+            id=exception.exception_id,
+            department=exception.department,
+            state=exception.state,
+            reason=exception.reason,
+            kind=exception.kind,
+            charge=exception.charge_id,
+            reference=exception.reference,
+            difference=exception.difference_minor,
+            currency=exception.currency,
+            date=exception.business_date,
+            age_days=self._exceptions.age_days(exception),
+            status=exception.status,
+            owner=owner.by if owner else None,
+            resolution=settlement.resolution if settlement else None,
+            note=settlement.note if settlement else None,
+            reconciliation=exception.reconciliation_id,
+            acts=[_act_object(act) for act in exception.acts],
+        )
+
+
+def _typed(request: web.Request, refused: GatewayError | None) -> dict[str, str]:
+    """What comes back with a form that was refused: never a card number."""
+    return {} if isinstance(refused, CardNumberInText) else request.get(FORM, {})
+
+
+def _act(request: web.Request) -> str:
+    """What the route does, as its path ends."""
+    resource = request.match_info.route.resource
+    assert resource is not None, "internal error: an act has a route"
+    return resource.canonical.rpartition("/")[2]
+
+
+def _act_object(act: Act) -> ActObject:
+    return ActObject(act.number, act.what, act.resolution, act.note, act.by, act.at.astimezone(UTC))
+
+
+def _sought(query: dict[str, str]) -> Sought:
+    """What the query asks for; raises `InvalidRequest`."""
+    for name, known in (("status", STATUSES), ("state", STATES)):
+        if name in query and query[name] not in known:
+            raise InvalidRequest(f"`{name}` is one of: {', '.join(known)}.", [f"/{name}"])
+    return Sought(
+        cast("Status | None", query.get("status")),
+        query.get("state"),
+        asked.text(query, "department"),
+        asked.text(query, "owner"),
+        asked.day(query, "from"),
+        asked.day(query, "to"),
+    )
+
+
+def _following(query: dict[str, str], last: Difference) -> str:
+    """The address of what comes after."""
+    told = {name: text for name, text in query.items() if name in SOUGHT} | {"starting_after": last.exception_id}
+    return "/exceptions?" + urlencode(told)
+
+
+def _json(content: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
