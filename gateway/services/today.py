@@ -210,7 +210,7 @@ class TodayPage:
         return _summed(replace(seen, taken=self._all_taken(seen.taken, spans, now)), current, day)
 
     def _all_taken(self, found: Sequence[Taken], spans: Sequence[Span], now: datetime) -> Sequence[Taken]:
-        """What was found, and what is known of dates that ended long since: those are counted once, not on every look."""
+        """What was found, and what is known of dates that ended long since: those are counted once."""
         known = {
             span: taken for span, taken in self._ended.items() if span.until > now - 2 * DAYS * timedelta(days=1)
         }
