@@ -17,6 +17,7 @@ from gateway.services.imports import Imports
 from gateway.services.looks import Looks
 from gateway.services.reach import Reach
 from gateway.services.reconciliations import Reconciliations
+from gateway.services.scratch import clear_scratch
 from gateway.services.today import TodayPage
 from gateway.store.approvals import ApprovalStore
 from gateway.store.audit_trail import AuditTrailStore
@@ -105,8 +106,9 @@ def finance_faces(
     today = TodayPage(TodayStore(database), reach, city_of(config), clock)
     imports = imports_of(config, database, pen, clock)
     stack.push_async_callback((jobs := Jobs(imports)).end)
-    search = ChargeSearch(ChargeStore(database), BookStore(database), reach, city_of(config))
+    search = ChargeSearch(ChargeStore(database), reach, city_of(config))
     looks = Looks(ApprovalStore(database), pen, clock)
+    clear_scratch()
     exports = Exports(ExportStore(database), BookStore(database), reach, looks, city_of(config))
     trail = AuditTrail(AuditTrailStore(database), reach, looks, city_of(config))
     return [

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import BinaryIO
 
+from gateway.errors import FileRefused
 from gateway.formats.fields import CODE, Unfit, currency, day, holds_card
 from gateway.formats.lines import lines, refused
 from gateway.rules.settlement import DepositLine
@@ -208,11 +209,14 @@ def _records(source: BinaryIO) -> Iterator[Record]:
             continue
         if record:
             yield record
+        if not record and code != "01":
+            raise refused(number, "a BAI2 statement begins with its record 01. Is this the right file?")
         if code != "16" and not line.endswith("/"):
             raise refused(number, "this record must end with a /. Is the file whole?")
         record = Record(number, code, fields)
-    if record:
-        yield record
+    if not record:
+        raise FileRefused("The file is empty.", ["/lines/1"])
+    yield record
 
 
 def _code(text: str) -> str:

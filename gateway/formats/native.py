@@ -82,7 +82,7 @@ def _line(line: int, cells: Mapping[str, str]) -> SettlementLine:
     kind = KINDS.get(cells["type"])
     if kind is None:
         raise Unfit("type", f"write one of {', '.join(KINDS)}.")
-    gross, fee, net = (minor(column, cells[column]) for column in ("gross", "fee", "net"))
+    gross, fee, net = minor("gross", cells["gross"]), minor("fee", cells["fee"]), minor("net", cells["net"])
     if net != gross - fee:
         raise Unfit("net", "it must be gross less fee.")
     return SettlementLine(

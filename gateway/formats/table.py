@@ -43,7 +43,8 @@ class Header:
     def __init__(self, names: Sequence[str], needed: Sequence[str], welcome: Sequence[str] = ()) -> None:
         """Raises `FileRefused` where a column that is needed is missing, or any column stands twice."""
         if missing := [name for name in needed if name not in names]:
-            raise refused(1, f"the header lacks the column {', '.join(missing)}. Is this the right format?")
+            several = "s" if len(missing) > 1 else ""
+            raise refused(1, f"the header lacks the column{several} {', '.join(missing)}. Is this the right format?")
         if len(set(names)) < len(names):
             raise refused(1, "a column stands twice in the header.")
         self._width = len(names)

@@ -20,6 +20,9 @@ from typing import NamedTuple
 
 from gateway.rules.match import DEPOSIT, Item, State
 
+SEVERAL = 10
+"""Of so many there are a thousand choices, and hardly a sum that is right by chance."""
+
 
 class Batch(NamedTuple):
     """What the processor pays at once: the sum of its lines, and the last date on which one of them was settled."""
@@ -69,19 +72,21 @@ def judge_deposits(
     batches: Sequence[Batch],
     banked: Banked,
     flagged: Mapping[str, Sequence[int]],
+    missing: Mapping[date, Sequence[int]],
     covered: Collection[date],
     days_max: int,
 ) -> list[Item]:
     """What does not agree between bank and batches.
 
-    `flagged`: by batch, what its lines are off already, one sum a reason. A deposit that is off by the same, by some
-    of these together, shows no difference of its own: the file was wrong, and the bank right.
+    `flagged`: by batch, what its lines are off already, one sum a reason. `missing`: by date, the net of each
+    movement that the files lack, whose batch nobody knows. A deposit that is off by the same, by some of these
+    together, shows no difference of its own: the file was wrong, and the bank right.
     """
     items: list[Item] = []
     for batch in sorted(batches, key=lambda one: (one.settled_on, one.batch)):
         deposits = banked.by_batch.get(batch.batch)
         if deposits:
-            items += _judge_batch(batch, deposits, _sums(flagged.get(batch.batch, ())))
+            items += _judge_batch(batch, deposits, flagged.get(batch.batch, ()), missing.get(batch.settled_on, ()))
     seen: set[tuple[object, ...]] = set()
     for deposit in banked.loose:
         settled = any(deposit.deposited_on - timedelta(days) in covered for days in range(days_max + 1))
@@ -90,9 +95,14 @@ def judge_deposits(
     return items
 
 
-def _judge_batch(batch: Batch, deposits: Sequence[Deposit], explained: Collection[int]) -> list[Item]:
+def _judge_batch(
+    batch: Batch, deposits: Sequence[Deposit], flagged: Sequence[int], missing: Sequence[int]
+) -> list[Item]:
+    known = _sums(missing)
+
     def fits(parts: Iterable[Deposit]) -> bool:
-        return batch.net_minor - sum(part.amount_minor for part in parts) in explained
+        more = sum(part.amount_minor for part in parts) - batch.net_minor
+        return more == 0 or not known.isdisjoint(more + off for off in _sums(flagged))
 
     if fits(deposits):
         return []
@@ -154,7 +164,9 @@ def _without_repeats(deposits: Sequence[Deposit]) -> tuple[list[Deposit], list[D
 
 
 def _sums(parts: Sequence[int]) -> frozenset[int]:
-    """Of every choice of them, the empty one among them."""
+    """Of every choice of them, the empty one among them; of many, of none, each one and all."""
+    if len(parts) > SEVERAL:
+        return frozenset((0, *parts, sum(parts)))
     return frozenset(sum(some) for count in range(len(parts) + 1) for some in combinations(parts, count))
 
 

@@ -76,6 +76,22 @@ def correction(account: Account, difference_minor: int) -> Entries:
     return _entry(account, Account.OVER_SHORT, difference_minor)
 
 
+def forgiven(stage: Stage, amount_minor: int, captured_minor: int, convenience_fee_minor: int) -> Entries:
+    """Settles a stage of a known charge that is left to itself: what it made owed, or not any more, is over_short's.
+
+    Amounts are those of `chargeback`, and so is what stayed in chargebacks because it cannot be the charge's.
+    """
+    sign = -1 if stage.voids_receipt else 1
+    moved = chargeback(stage, amount_minor, captured_minor, convenience_fee_minor)
+    left = amount_minor - sum(entry.amount_minor for entry in moved)
+    owed = [(entry.debit if stage.voids_receipt else entry.credit, entry.amount_minor) for entry in moved]
+    return tuple(
+        entry
+        for account, part_minor in [*owed, (Account.CHARGEBACKS, left)]
+        for entry in correction(account, sign * part_minor)
+    )
+
+
 def _entry(debit: Account, credit: Account, amount_minor: int) -> Entries:
     if amount_minor < 0:
         return (Entry(credit, debit, -amount_minor),)

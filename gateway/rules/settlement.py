@@ -6,6 +6,7 @@ No line has room for anything of a cardholder.
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 FULL = 10_000
 """Basis points of a whole."""
@@ -20,8 +21,7 @@ class LineKind(StrEnum):
     ADJUSTMENT = "adjustment"
 
 
-@dataclass(frozen=True, slots=True)
-class SettlementLine:
+class SettlementLine(NamedTuple):
     """One line of a settlement file: `gross_minor` is negative where money leaves, and net is gross less fee.
 
     `line` is counted in the file from 1, its header being line 1. `created_at` is UTC.

@@ -1,7 +1,7 @@
 """What a reconciliation says on one page: how many items of each state, and three sides that tie to the cent.
 
       ledger                       what the gateway captured, less what it gave back
-    + unmatched                    what the items that are not matched are off
+    + unmatched                    what the items that are not matched are off; of it `timing` by no file as yet
     = settled                      = gross - refunds - chargebacks + adjustments
     - fees
     = net                          what the processor owes for these dates
@@ -42,6 +42,7 @@ class Statement:
         sums, settled, net = self._sums, item.settled_minor, item.net_minor
         sums["ledger"] += item.ledger_minor or 0
         if settled is None or net is None:
+            sums["timing"] -= (item.ledger_minor or 0) if item.state is State.TIMING else 0
             return
         sums["settled"] += settled
         sums["net"] += net
@@ -62,7 +63,8 @@ class Statement:
     def totals(self) -> Mapping[str, str | int | None]:
         """Each of them; None is what nobody who sees only some departments can know."""
         sums = self._sums
-        names = ("ledger", "settled", "gross", "fees", "refunds", "chargebacks", "adjustments", "net", "unmatched")
+        lines = ("ledger", "settled", "gross", "fees", "refunds", "chargebacks", "adjustments", "net")
+        names = (*lines, "unmatched", "timing")
         bank = {name: sums[name] if self._knows_bank else None for name in ("deposited", "awaiting_deposit")}
         told = {**sums, "fees": sums["settled"] - sums["net"], "unmatched": sums["settled"] - sums["ledger"]}
         return {"currency": self._currency} | {name: told.get(name, 0) for name in names} | bank

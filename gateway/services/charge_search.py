@@ -6,16 +6,18 @@ one by a card number: a question that holds one is refused, and written down now
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Literal, Protocol
+from functools import cache
+from typing import Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 from gateway.errors import InvalidRequest, NotFound
 from gateway.rules.card import Brands
 from gateway.rules.lifecycle import MEANINGS, Kind, Progress, RefundStatus, Status
 from gateway.rules.staff import PERMISSIONS, Permission, Staff
-from gateway.services.books import Books, BookStore, Span, books_of
+from gateway.services.books import Books, Kept, Span
 from gateway.services.reach import Reach
 
 STATES: Mapping[str, Sequence[str]] = {
@@ -56,8 +58,7 @@ class Question:
         return [text for text in (*given, self.last4) if text is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A charge as the store has it."""
 
     department: str
@@ -85,8 +86,7 @@ class Row:
         return MEANINGS[Kind(self.kind), Progress(self.progress)].status
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A charge with the place that it has in the books."""
 
     charge: Row
@@ -142,8 +142,11 @@ class Filter:
     question: Question = field(repr=False)
 
 
-class ChargeStore(Protocol):
-    """What is read of the ledger."""
+class Look(Protocol):
+    """What is read of the ledger, all in one transaction."""
+
+    async def kept(self, departments: Collection[str]) -> Kept:
+        """The books of these departments."""
 
     async def search(self, departments: Collection[str], wanted: Filter, limit: int) -> Sequence[Row]:
         """Newest first; raises `NotFound` when `starting_after` is no charge of these departments."""
@@ -151,16 +154,22 @@ class ChargeStore(Protocol):
     async def charge(self, departments: Collection[str], charge_id: str) -> Row | None:
         """One of these departments'."""
 
-    async def story(self, departments: Collection[str], charge: Row, *, audit: bool) -> Sequence[Step]:
+    async def story(self, charge: Row, *, audit: bool) -> Sequence[Step]:
         """What became known of it, oldest first; what the audit log has of it only with `audit`."""
+
+
+class ChargeStore(Protocol):
+    """Where the ledger is."""
+
+    def looking(self, departments: Collection[str]) -> AbstractAsyncContextManager[Look]:
+        """A look at what these departments have."""
 
 
 class ChargeSearch:
     """Finds charges for staff."""
 
-    def __init__(self, store: ChargeStore, books: BookStore, reach: Reach, zone: ZoneInfo) -> None:
+    def __init__(self, store: ChargeStore, reach: Reach, zone: ZoneInfo) -> None:
         self._store = store
-        self._books = books
         self._reach = reach
         self._zone = zone
         self._brands = Brands.load()
@@ -179,24 +188,27 @@ class ChargeSearch:
         if question.status is not None and question.status not in STATES:
             raise InvalidRequest(f"`status` is one of {', '.join(STATES)}.", ["/status"])
         departments = await self._reach.of(staff, question.department)
-        books = await books_of(self._books, departments, self._zone)
-        spans = books.spans(departments, question.first, question.last, question.service, question.gl_code)
-        wanted = Filter(spans, None if question.status is None else STATES[question.status], question)
-        rows = await self._store.search(departments, wanted, question.limit + 1)
-        return Page([_found(row, books) for row in rows[: question.limit]], len(rows) > question.limit)
+        async with self._store.looking(departments) as look:
+            books = Books(await look.kept(departments), self._zone)
+            spans = books.spans(departments, question.first, question.last, question.service, question.gl_code)
+            wanted = Filter(spans, None if question.status is None else STATES[question.status], question)
+            rows = await look.search(departments, wanted, question.limit + 1)
+        return Page(_found(rows[: question.limit], books), len(rows) > question.limit)
 
     async def story(self, staff: Staff, charge_id: str) -> tuple[Found, Sequence[Step]]:
         """A charge with all that became known of it; raises `NotPermitted` or `NotFound`."""
         staff.require(Permission.LEDGER_READ)
         departments = await self._reach.of(staff)
-        charge = await self._store.charge(departments, charge_id)
-        if charge is None:
-            raise NotFound
-        books = await books_of(self._books, [charge.department], self._zone)
         audits = any(Permission.AUDIT_READ in PERMISSIONS[role] for role in staff.roles)
-        return _found(charge, books), await self._store.story(departments, charge, audit=audits)
+        async with self._store.looking(departments) as look:
+            charge = await look.charge(departments, charge_id)
+            if charge is None:
+                raise NotFound
+            (found,) = _found([charge], Books(await look.kept([charge.department]), self._zone))
+            return found, await look.story(charge, audit=audits)
 
 
-def _found(row: Row, books: Books) -> Found:
-    day = books.calendar.business_date(row.department, row.created_at)
-    return Found(row, day, books.codes(row.department, row.service, day))
+def _found(rows: Sequence[Row], books: Books) -> list[Found]:
+    codes = cache(books.codes)  # a page has many charges of few services and days
+    days = [books.calendar.business_date(row.department, row.created_at) for row in rows]
+    return [Found(row, day, codes(row.department, row.service, day)) for row, day in zip(rows, days, strict=True)]

@@ -6,9 +6,10 @@
     either    asks, with a reason, to open it again                                                     -> reopening
     approver  grants it, or keeps it closed; somebody else than who asked                 -> reopened, or closed again
 
-What comes later for a closed date belongs to the next open one. `timing` is no hindrance: it is carried forward, and
-the pack names it. The pack is not kept, only its hash and signature: it is made again from what is stored, and where
-that gives another hash, somebody has changed what was closed, and the answer says so.
+What comes later for a closed date belongs to the next open one, and a difference that shows there later hinders the
+next close. `timing` is no hindrance: it is carried forward, and the pack names it. The pack is not kept, only its
+hash and signature: it is made again from what is stored, and where that gives another hash, somebody has changed what
+was closed, and the answer says so.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -34,6 +35,7 @@ from gateway.rules.staff import PERMISSIONS, Permission, Staff
 from gateway.services.exceptions import require_note
 from gateway.services.ports import Clock, CommitUnknown
 from gateway.services.reach import Reach
+from gateway.services.reconciliations import require_period
 from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
 from keys.errors import BrokenSeal
 from keys.secret import Secret
@@ -375,6 +377,7 @@ class Closes:
     async def _require_ended(self, departments: Collection[str], first: date, last: date) -> None:
         if last < first:
             raise PeriodRefused("The first date comes after the last one.", ["/from", "/to"])
+        require_period(first, last)  # of years that a calendar has
         calendar = Calendar(self._city, await self._store.cutoffs(departments))
         now = self._clock.now()
         if any(calendar.end(each, last) + SETTLES > now for each in departments):

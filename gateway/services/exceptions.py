@@ -20,9 +20,10 @@ from zoneinfo import ZoneInfo
 
 from gateway.errors import AlreadyDecided, InvalidRequest, NotFound, NotPermitted, Unavailable
 from gateway.rules.card import Brands
+from gateway.rules.chargebacks import Stage
 from gateway.rules.journal import Account, Entry
 from gateway.rules.match import DEPOSIT, State
-from gateway.rules.postings import correction
+from gateway.rules.postings import correction, forgiven
 from gateway.rules.settlement import LineKind
 from gateway.rules.staff import Permission, Staff
 from gateway.services.ports import Clock, CommitUnknown
@@ -146,7 +147,10 @@ class FoundItem:
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """Which exceptions are asked for. `owner` is a username."""
+    """Which exceptions are asked for. `owner` is a username.
+
+    `to_settle`: those that hinder a close, so no matter of time where no `state` is asked for.
+    """
 
     status: Status | None = None
     state: str | None = None
@@ -154,6 +158,7 @@ class Sought:
     owner: str | None = None
     first: date | None = None
     last: date | None = None
+    to_settle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,14 @@ class Acted:
     """Refuse it where the exception's date is closed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """What a charge came to that a chargeback is about."""
+
+    captured_minor: int
+    convenience_fee_minor: int
+
+
 class ExceptionStore(Protocol):
     """What the admin process keeps of exceptions."""
 
@@ -183,6 +196,9 @@ class ExceptionStore(Protocol):
 
     async def items(self, departments: Collection[str], exception: Difference) -> Sequence[FoundItem]:
         """What the latest runs said of it, newest first, as somebody of these departments sees it."""
+
+    async def disputed(self, exception: Difference) -> Charged | None:
+        """The charge, if the line of the exception made a stage of its chargeback."""
 
     async def act(self, exception: Difference, acted: Acted, audit: AuditRow) -> bool:
         """Commit an act, what it posts and its audit row; False, and none of it, where somebody was faster.
@@ -311,7 +327,8 @@ class Exceptions:
     async def _act(
         self, staff: Staff, exception: Difference, what: What, request_id: str, resolution: str = "", note: str = ""
     ) -> Difference:
-        entries = _entries(exception, what, resolution)
+        stood = await self._store.disputed(exception) if exception.kind == LineKind.CHARGEBACK else None
+        entries = _entries(exception, stood, what, resolution)
         acted = Acted(
             len(exception.acts) + 1,
             what,
@@ -345,27 +362,28 @@ class Exceptions:
         return frozenset({department})
 
 
-def written_off(exception: Difference) -> Sequence[Entry]:
+def written_off(exception: Difference, stood: Charged | None) -> Sequence[Entry]:
     """What it takes to leave a difference be: what stayed of it in some account goes to over_short.
 
-    Nothing stayed of a fee that differs (`fees` has what was taken), nor between two currencies. A chargeback of a
-    known charge is owed again by the resident: that is forgiven.
+    Nothing stayed of a fee that differs (`fees` has what was taken), nor between two currencies. A chargeback that
+    made a stage of a charge (`stood`) is owed again by the resident: that is forgiven. Any other stayed where it was.
     """
+    if stood is not None and exception.state != State.DUPLICATE:
+        stage = Stage.OPENED if exception.difference_minor < 0 else Stage.WON
+        return forgiven(stage, abs(exception.difference_minor), stood.captured_minor, stood.convenience_fee_minor)
     account = STAYS_IN.get(exception.kind)
-    if account is Account.CHARGEBACKS and exception.charge_id is not None:
-        account = Account.RECEIVABLE
     if account is None or exception.state == State.FEE_DIFFERS or exception.reason == "currency_differs":
         return ()
     return correction(account, exception.difference_minor)
 
 
-def _entries(exception: Difference, what: What, resolution: str) -> Sequence[Entry]:
+def _entries(exception: Difference, stood: Charged | None, what: What, resolution: str) -> Sequence[Entry]:
     """What an act posts: a settlement that writes something off does, and taking it back is its mirror image."""
     if what in {"resolved", "approved"} and resolution in WRITES_OFF:
-        return written_off(exception)
+        return written_off(exception, stood)
     settled = exception.settlement
     if what == "reopened" and settled and settled.resolution in WRITES_OFF:
-        return [replace(entry, debit=entry.credit, credit=entry.debit) for entry in written_off(exception)]
+        return [replace(entry, debit=entry.credit, credit=entry.debit) for entry in written_off(exception, stood)]
     return ()
 
 

@@ -7,7 +7,6 @@ moment. It has no card number, no sealed column and nothing else that a resident
 
 import asyncio
 import hashlib
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from gateway.services.books import Books, BookStore, Span, books_of, require_per
 from gateway.services.charge_search import Row
 from gateway.services.looks import Looks
 from gateway.services.reach import Reach
+from gateway.services.scratch import scratch
 from gateway.services.sheets import SHEETS, Cell, Column, SheetFormat, Sums
 
 ROWS_MAX = 1_000_000
@@ -175,8 +175,8 @@ class Exports:
         staff.require(Permission.EXPORTS_MAKE)
         departments = await self._reach.of(staff, order.department)
         first, last, pages = await self._ordered(order, departments)
-        with self._place(), tempfile.TemporaryDirectory(prefix="gateway-export-") as folder:
-            path = Path(folder) / f"export.{order.format}"
+        with self._place(), scratch() as folder:
+            path = folder / f"export.{order.format}"
             rows = await _write(order, path, pages)
             digest = await asyncio.to_thread(_sha256, path)
             told = f"{order.kind}.{order.format}.{rows}"

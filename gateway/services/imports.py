@@ -11,7 +11,7 @@ right, a lost connection, a caller who is gone, leaves nothing behind but the au
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -43,6 +43,7 @@ SHOWN_MAX = 200
 FOR_ALL_ONLY = (
     "A file holds lines of every department. Only somebody whose grant is for all departments can import it."
 )
+CALLED: Mapping[Kind, str] = {"settlement": "settlement file", "deposit": "bank statement"}
 UNCERTAIN = "It is not known whether the file was imported. Import it again: it will not count twice."
 
 
@@ -206,7 +207,7 @@ class Imports:
         async with self._store.writing(departments) as book:
             earlier = await book.earlier(sha256)
             if earlier is not None:
-                return earlier
+                return _the_same(earlier, kind)
             sums = await self._read(book, import_id, kind, name, source, departments, progress)
             imported = Imported(
                 *(import_id, kind, name, sums.lines, sums.gross_minor, sums.fee_minor),
@@ -276,6 +277,13 @@ class Imports:
     ) -> AuditRow:
         told = AuditEvent(CITY, event, outcome, staff.staff_id, subject, reason, request_id)
         return self._pen.row(told, self._clock.now())
+
+
+def _the_same(earlier: Imported, kind: Kind) -> Imported:
+    """What a file came to when it was brought before; raises `FileRefused` where it was brought as another thing."""
+    if earlier.kind != kind:
+        raise FileRefused(f"This very file was imported before, as a {CALLED[earlier.kind]}.")
+    return earlier
 
 
 def _digest(source: BinaryIO) -> bytes:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 from gateway.rules import postings
@@ -29,8 +29,7 @@ Charge = tuple[str, str]
 """Its department and its id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attributed:
+class Attributed(NamedTuple):
     """A line of a settlement with whose it is. `subject` is the charge, or the reference where none is known."""
 
     department: str
@@ -160,7 +159,7 @@ class SettlementIntake:
         self._book = book
         self._import_id = import_id
         self._dates = dates
-        self._departments = departments
+        self._departments = set(departments) - {CITY}  # which nobody has charged for
         self._batches: dict[tuple[str, str, date, str], _Batch] = defaultdict(_Batch)
 
     async def add(self, lines: Sequence[SettlementLine | DepositLine]) -> None:

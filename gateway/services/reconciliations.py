@@ -9,12 +9,14 @@ sums, however long the month. Lines outside the dates are judged with their char
 dates. A run looks at a day more on both sides, because batches are of UTC dates and days are the city's.
 """
 
+import asyncio
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import chain
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
@@ -33,6 +35,8 @@ from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
 
 DAY = timedelta(days=1)
 DAYS_MAX = 400
+AT_ONCE_MAX = 2
+"""Each has a connection to itself, for as long as it takes; the others wait, without one."""
 YEARS = range(2000, 2100)
 (CURRENCY,) = ENABLED
 ID = re.compile(r"rc_[a-z2-7]{26}")
@@ -192,6 +196,7 @@ class Reconciliations:
         self._zone = zone
         self._fees = fees
         self._days_max = deposit_days_max
+        self._places = asyncio.Semaphore(AT_ONCE_MAX)
 
     async def make(
         self, staff: Staff, first: date, last: date, department: str | None, request_id: str
@@ -213,7 +218,7 @@ class Reconciliations:
         )
         audit = [self._row(made, one, request_id) for one in made.departments]
         try:
-            async with self._store.run(seen) as run:
+            async with self._places, self._store.run(seen) as run:
                 work = _Work(run, made, self._zone, self._fees, self._days_max, knows_bank=CITY in seen)
                 made = await work.done()
                 await run.finish(made, audit)
@@ -286,8 +291,8 @@ class _Work:
         self._used: set[int] = set()
         self._off: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         """By batch and reason: what lines are off."""
-        self._dropped: dict[date, int] = defaultdict(int)
-        """By UTC date: what is not there."""
+        self._missing: dict[date, list[int]] = defaultdict(list)
+        """By UTC date: the net of each movement that is not there."""
 
     async def done(self) -> Reconciliation:
         """The reconciliation with its sums; its items are written."""
@@ -303,6 +308,10 @@ class _Work:
             since, until = self._calendar.interval(department, first - DAY, last + DAY)
             asked = Asked(department, since, until, first - DAY, last + DAY, near, self._files)
             async for subjects in self._run.subjects(asked):
+                # Also where the item is of its movement's date, and another run's.
+                self._used.update(
+                    line.file for one in subjects for line in one.settled if first <= line.business_date <= last
+                )
                 await self._write(department, [item for one in subjects for item in self._judged(department, one)])
         if CITY in self._made.departments:
             await self._judge_bank(batches, banked)
@@ -337,15 +346,12 @@ class _Work:
             self._off[item.batch][item.reason] += item.net_minor - expected_net(item, self._fees)
         elif item.state is State.MISSING_THERE:
             (moment,) = (one.moment for one in moved if one.movement_id == item.movement_id)
-            self._dropped[moment.date()] -= expected_net(item, self._fees)
+            self._missing[moment.date()].append(expected_net(item, self._fees))
 
     async def _judge_bank(self, batches: Sequence[Batch], banked: Banked) -> None:
         first, last = self._made.from_date, self._made.to_date
-        flagged = {
-            batch.batch: [*self._off[batch.batch].values(), self._dropped.get(batch.settled_on, 0)]
-            for batch in batches
-        }
-        items = judge_deposits(batches, banked, flagged, self._terms.covered, self._days_max)
+        flagged = {batch: list(off.values()) for batch, off in self._off.items()}
+        items = judge_deposits(*(batches, banked, flagged, self._missing), self._terms.covered, self._days_max)
         await self._write(CITY, items)
         for batch in batches:
             if first <= batch.settled_on <= last and (parts := banked.by_batch.get(batch.batch)):
@@ -353,6 +359,8 @@ class _Work:
                 self._statement.add_deposited(sum(part.amount_minor for part in parts) - batch.net_minor)
         loose = [deposit for deposit in banked.loose if first <= deposit.deposited_on <= last]
         self._statement.add_deposited(sum(deposit.amount_minor for deposit in loose))
+        every = chain(banked.loose, *banked.by_batch.values())
+        self._used.update(deposit.file for deposit in every if first <= deposit.deposited_on <= last)
 
     async def _write(self, department: str, items: Sequence[Item]) -> None:
         """Those of the dates; others are another run's."""

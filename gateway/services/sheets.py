@@ -1,9 +1,9 @@
 """Tables for spreadsheets: CSV (RFC 4180) and XLSX, written row by row, whatever their length.
 
 A spreadsheet takes text that begins like a formula for one (ASVS 1.2.10). In CSV such text has a `'` put before it,
-also where blanks or quotes stand first; who reads a file back takes one `'` away where it stands before such text. In
-XLSX every text is of a text cell, which stays text when somebody edits it. An amount is a number with two digits, in
-columns of amounts alone, and the last row has their sums.
+also where quotes, or what shows nothing, stand first; who reads a file back takes one `'` away where it stands before
+such text. In XLSX every text is of a text cell, which stays text when somebody edits it. An amount is a number with
+two digits, in columns of amounts alone, and the last row has their sums.
 """
 
 import csv
@@ -25,6 +25,11 @@ MEDIA_TYPES = {
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
 (DIGITS,) = set(ENABLED.values())
+
+BEGINS = "=+-\u2212@\t\r\n"
+QUOTES = "\"'"
+UNSEEN = "CZ"
+"""Categories of Unicode, by their first letters: controls, marks of format, and spaces of any width."""
 
 Cell = str | int | None
 """Text, an amount in minor units, or nothing."""
@@ -149,8 +154,12 @@ SHEETS: Mapping[SheetFormat, Callable[[Path, Sequence[Column], Sums], Sheet]] = 
 
 def neutral(text: str) -> str:
     """The text as a CSV may hold it; also full-width signs begin a formula, once a spreadsheet has read them."""
-    first = unicodedata.normalize("NFKC", text.lstrip(" \"'\u00a0\u3000\ufeff"))[:1]
-    return f"'{text}" if first and first in "=+-\u2212@\t\r\n" else text
+    for character in unicodedata.normalize("NFKC", text):
+        if character in BEGINS:
+            return f"'{text}"
+        if character not in QUOTES and unicodedata.category(character)[0] not in UNSEEN:
+            break
+    return text
 
 
 def _plain(value: Cell) -> str:

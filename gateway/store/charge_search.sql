@@ -6,7 +6,8 @@ SELECT created_at FROM gateway.charges WHERE department_id = ANY($1::text[]) AND
 
 -- name: along_the_index
 -- Nobody can guess how many charges a filter leaves; a walk along the index, newest first, ends when it has enough.
-SET LOCAL enable_bitmapscan = off;
+-- Whatever is asked for the plan is the same.
+SET LOCAL enable_bitmapscan = off; SET LOCAL plan_cache_mode = force_generic_plan;
 
 -- name: walk
 -- Newest first, from `$7` on. `$1` to `$4` are spans, which do not overlap: of a department, of one of its services

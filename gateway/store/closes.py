@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, time
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -12,7 +13,7 @@ from gateway.rules.pack import Seal
 from gateway.services.closes import Acted, Close, CloseAct, Evidence, Intervals, Proposed
 from gateway.store.database import Database
 from gateway.store.dates import Dates
-from gateway.store.evidence import evidence_of
+from gateway.store.evidence import LONG_S, evidence_of
 from gateway.store.mirror import Mirror
 from keys.audit import AuditRow
 from keys.database import Connection
@@ -122,14 +123,15 @@ class CloseStore(Mirror):
     async def _require_settled(
         self, connection: Connection, departments: Collection[str], first: date, last: date
     ) -> None:
-        unsettled = await connection.fetchval(self._sql.unsettled, list(departments), first, last)
-        if unsettled:
-            many = (
-                "One exception of these dates is"
-                if unsettled == 1
-                else f"{unsettled:,} exceptions of these dates are"
+        asked = list(departments), first, last
+        row: Any = await connection.fetchrow(self._sql.unsettled, *asked, timeout=LONG_S)
+        unsettled, late = row
+        if unsettled > late:
+            raise ExceptionsOpen(f"{_many(unsettled - late)} not settled. Resolve them first, or have them approved.")
+        if late:
+            raise ExceptionsOpen(
+                f"{_many(late, 'that are closed')} not settled: a file came later. Resolve them first."
             )
-            raise ExceptionsOpen(f"{many} not settled. Resolve them first, or have them approved.")
 
     async def _now(self, connection: Connection) -> datetime:
         """After whatever this transaction waited for."""
@@ -163,6 +165,11 @@ class CloseStore(Mirror):
             seal = Seal(sha256, signature, key) if sha256 else None
             acts[close_id].append(CloseAct(number, what, reason, staff_id, by, at, seal))
         return [_close(row, acts[row["close_id"]]) for row in rows]
+
+
+def _many(exceptions: int, which: str = "") -> str:
+    dates = f"dates {which}" if which else "these dates"
+    return f"One exception of {dates} is" if exceptions == 1 else f"{exceptions:,} exceptions of {dates} are"
 
 
 def _close(row: asyncpg.Record, acts: Sequence[CloseAct]) -> Close:

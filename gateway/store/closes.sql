@@ -43,12 +43,18 @@ SELECT EXISTS (
        ORDER BY a.act DESC LIMIT 1) NOT IN ('rejected', 'reopened'));
 
 -- name: unsettled
--- How many exceptions of the dates stand in the way. What is a matter of time is carried forward.
-SELECT count(*) FROM gateway.exceptions e
-WHERE e.department_id = ANY($1::text[]) AND e.business_date BETWEEN $2 AND $3 AND e.state <> 'timing'
-AND coalesce((SELECT a.what FROM gateway.exception_acts a WHERE a.department_id = e.department_id
-              AND a.exception_id = e.exception_id ORDER BY a.act DESC LIMIT 1), '')
-    NOT IN ('resolved', 'approved', 'cleared');
+-- How many exceptions stand in the way: all, and those among them that were found on dates after these had closed.
+-- What is a matter of time is carried forward. Those that are settled are the most, and put aside first.
+WITH unsettled AS MATERIALIZED (
+  SELECT e.department_id, e.business_date FROM gateway.exceptions e
+  WHERE e.department_id = ANY($1::text[]) AND e.state <> 'timing'
+  AND coalesce((SELECT a.what FROM gateway.exception_acts a WHERE a.department_id = e.department_id
+                AND a.exception_id = e.exception_id ORDER BY a.act DESC LIMIT 1), '')
+      NOT IN ('resolved', 'approved', 'cleared')
+)
+SELECT count(*) AS unsettled, count(*) FILTER (WHERE e.business_date NOT BETWEEN $2 AND $3) AS late
+FROM unsettled e
+WHERE e.business_date BETWEEN $2 AND $3 OR gateway.is_closed(e.department_id, e.business_date);
 
 -- name: unseen
 -- Whether files have lines of the dates that the reconciliation did not see. A commit may take a moment.
@@ -136,18 +142,32 @@ WHERE department_id = ANY($1::text[]) AND reconciliation_id = $2 AND state = 'ti
 ORDER BY department_id COLLATE "C", item LIMIT $3;
 
 -- name: exceptions
-SELECT department_id, exception_id, state, reason, charge_id, reference, difference_minor, currency, business_date,
-       found_at
-FROM gateway.exceptions
-WHERE department_id = ANY($1::text[]) AND business_date BETWEEN $2 AND $3 AND found_at <= $4 AND state <> 'timing'
-ORDER BY department_id COLLATE "C", exception_id COLLATE "C" LIMIT $5;
+-- Those of the dates; and those that were found on dates which had closed by then, and settled since the last close.
+WITH earlier AS MATERIALIZED (
+  SELECT c.department_id, c.from_date, c.to_date, a.acted_at AS closed_at,
+         max(a.acted_at) OVER (PARTITION BY c.department_id) AS last_at,
+         (SELECT l.what FROM gateway.close_acts l WHERE l.department_id = c.department_id AND l.close_id = c.close_id
+          AND l.acted_at < $4 ORDER BY l.act DESC LIMIT 1) AS what
+  FROM gateway.closes c JOIN gateway.close_acts a ON a.department_id = c.department_id AND a.close_id = c.close_id
+  WHERE c.department_id = ANY($1::text[]) AND a.what = 'approved' AND a.acted_at < $4
+)
+SELECT e.department_id, e.exception_id, e.state, e.reason, e.charge_id, e.reference, e.difference_minor, e.currency,
+       e.business_date, e.found_at
+FROM gateway.exceptions e
+WHERE e.department_id = ANY($1::text[]) AND e.found_at <= $4 AND e.state <> 'timing'
+AND (e.business_date BETWEEN $2 AND $3 OR EXISTS (
+  SELECT FROM earlier c WHERE c.department_id = e.department_id AND e.business_date BETWEEN c.from_date AND c.to_date
+  AND c.what IN ('approved', 'reopening', 'kept') AND e.found_at > c.closed_at AND NOT EXISTS (
+    SELECT FROM gateway.exception_acts a WHERE a.department_id = e.department_id AND a.exception_id = e.exception_id
+    AND a.what IN ('resolved', 'approved', 'cleared') AND a.acted_at <= c.last_at)))
+ORDER BY e.department_id COLLATE "C", e.exception_id COLLATE "C" LIMIT $5;
 
 -- name: exception_acts
+-- On exceptions, until a moment.
 SELECT a.department_id, a.exception_id, a.act, a.what, a.resolution, a.note, a.staff_id, a.acted_at
-FROM gateway.exception_acts a
-JOIN gateway.exceptions e ON e.department_id = a.department_id AND e.exception_id = a.exception_id
-WHERE e.department_id = ANY($1::text[]) AND e.business_date BETWEEN $2 AND $3 AND e.found_at <= $4
-AND a.acted_at <= $4 AND e.state <> 'timing'
+FROM gateway.exception_acts a JOIN unnest($1::text[], $2::text[]) e (department_id, exception_id)
+  ON e.department_id = a.department_id AND e.exception_id = a.exception_id
+WHERE a.acted_at <= $3
 ORDER BY a.department_id, a.exception_id, a.act;
 
 -- name: journal

@@ -79,9 +79,10 @@ async def _exceptions(
     connection: Connection, sql: Sql, departments: Sequence[str], dates: tuple[date, date], at: datetime
 ) -> list[dict[str, Any]]:
     """Each that stood in the way of the close, with all that was done about it."""
-    found = _bounded(await connection.fetch(sql.exceptions, departments, *dates, at, ROWS_MAX + 1))
+    found = _bounded(await connection.fetch(sql.exceptions, departments, *dates, at, ROWS_MAX + 1, timeout=LONG_S))
     acts: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in await connection.fetch(sql.exception_acts, departments, *dates, at):
+    names = [[row[column] for row in found] for column in ("department_id", "exception_id")]
+    for row in await connection.fetch(sql.exception_acts, *names, at, timeout=LONG_S):
         plain = _plain(row)
         acts.setdefault((plain.pop("department_id"), plain.pop("exception_id")), []).append(plain)
     return [{**_plain(row), "acts": acts.get((row["department_id"], row["exception_id"]), [])} for row in found]

@@ -8,7 +8,7 @@ import asyncpg
 
 from gateway.errors import PeriodClosed
 from gateway.rules.ids import new_id
-from gateway.services.exceptions import STATUSES, Act, Acted, Difference, FoundItem, Sought
+from gateway.services.exceptions import STATUSES, Act, Acted, Charged, Difference, FoundItem, Sought
 from gateway.store.database import Database
 from gateway.store.dates import Dates
 from gateway.store.mirror import Mirror
@@ -29,8 +29,10 @@ class ExceptionStore(Mirror):
         self, departments: Collection[str], sought: Sought, limit: int, after: str | None
     ) -> Sequence[Difference]:
         """See the port."""
-        last_acts = [what for what, status in STATUSES.items() if status == sought.status]
-        asked = (sought.state, last_acts or None, sought.owner, sought.first, sought.last, after, limit)
+        statuses = {"open", "proposed"} if sought.to_settle else {sought.status}
+        last_acts = [what for what, status in STATUSES.items() if status in statuses]
+        hinders = sought.to_settle and sought.state is None
+        asked = (sought.state, last_acts or None, sought.owner, sought.first, sought.last, after, limit, hinders)
         async with self._database.reading_departments(departments) as connection:
             rows = await connection.fetch(self._sql.page, list(departments), *asked)
             return await self._with_acts(connection, rows)
@@ -61,6 +63,13 @@ class ExceptionStore(Mirror):
             await self._post(connection, exception, acted, day)
             await self._audit(connection, audit)
         return True
+
+    async def disputed(self, exception: Difference) -> Charged | None:
+        """See the port."""
+        where = exception.department, exception.charge_id, exception.difference_minor
+        async with self._database.reading_departments([exception.department]) as connection:
+            row = await connection.fetchrow(self._sql.disputed, *where)
+        return Charged(**row) if row else None
 
     async def _post(self, connection: Connection, exception: Difference, acted: Acted, day: date) -> None:
         posting = new_id("po")

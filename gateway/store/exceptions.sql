@@ -1,7 +1,8 @@
 -- Exceptions of finance: what differs, and what was done about it.
 
 -- name: page
--- `$1` are departments; the others select where they are not null. `$3` are last acts, '' for none.
+-- `$1` are departments; the others select where they are not null. `$3` are last acts, '' for none; `$9` leaves out
+-- what is only a matter of time.
 SELECT e.department_id AS department, e.exception_id, e.reconciliation_id, e.state, e.reason, coalesce((
          SELECT i.kind FROM gateway.reconciliation_items i WHERE i.department_id = e.department_id
          AND i.exception_id = e.exception_id LIMIT 1), '') AS kind,
@@ -9,6 +10,7 @@ SELECT e.department_id AS department, e.exception_id, e.reconciliation_id, e.sta
 FROM gateway.exceptions e
 WHERE e.department_id = ANY($1::text[])
 AND ($2::text IS NULL OR e.state = $2)
+AND NOT ($9 AND e.state = 'timing')
 AND ($3::text[] IS NULL OR coalesce(
   (SELECT a.what FROM gateway.exception_acts a WHERE a.department_id = e.department_id
    AND a.exception_id = e.exception_id ORDER BY a.act DESC LIMIT 1), '') = ANY($3))
@@ -44,6 +46,13 @@ SELECT i.reconciliation_id, r.made_at, i.state, i.reason, i.reference, i.kind, i
        i.settled_minor, i.deposited_minor, i.fee_minor, i.expected_fee_minor, i.currency, i.batch
 FROM gateway.reconciliation_items i LEFT JOIN gateway.reconciliations r ON r.reconciliation_id = i.reconciliation_id
 WHERE i.department_id = $1 AND i.exception_id = $2 ORDER BY r.made_at DESC NULLS LAST, i.item LIMIT 20;
+
+-- name: disputed
+-- What a charge was, if a line about it of this amount made a stage of a chargeback.
+SELECT c.captured_minor, c.convenience_fee_minor FROM gateway.charges c
+WHERE c.department_id = $1 AND c.charge_id = $2 AND EXISTS (
+  SELECT FROM gateway.chargebacks b WHERE b.department_id = c.department_id AND b.charge_id = c.charge_id
+  AND b.amount_minor = abs($3::bigint) AND b.stage = CASE WHEN $3 < 0 THEN 'opened' ELSE 'won' END);
 
 -- name: act
 -- The key of the table lets one through; the time is of after all locks.

@@ -117,16 +117,8 @@ class ImportBook:
 
     async def add_lines(self, import_id: str, lines: Sequence[Attributed]) -> None:
         """See the port."""
-        rows = (
-            (
-                *(each.department, each.subject, each.business_date, line.line, line.kind, line.reference),
-                *(line.gross_minor, line.fee_minor, line.net_minor, line.currency, line.created_at),
-                *(line.settled_on, line.batch),
-            )
-            for each in lines
-            for line in (each.line,)
-        )
-        await self._connection.execute(self._sql.add_lines, import_id, *_columns(rows, 13))
+        rows = [(department, subject, day, *line) for department, subject, day, line in lines]
+        await self._connection.execute(self._sql.add_lines, import_id, rows)
 
     async def add_deposits(self, import_id: str, lines: Sequence[DepositLine]) -> None:
         """See the port."""

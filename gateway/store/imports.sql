@@ -33,11 +33,9 @@ LEFT JOIN LATERAL (SELECT s.stage_number, s.stage FROM gateway.chargebacks s
                    ORDER BY s.stage_number DESC LIMIT 1) b ON true;
 
 -- name: add_lines
--- Row-level security lets nobody COPY into a table.
 INSERT INTO gateway.settlement_lines (import_id, department_id, subject, business_date, line, kind, reference,
   gross_minor, fee_minor, net_minor, currency, created_at, settled_on, batch)
-SELECT $1, * FROM unnest($2::text[], $3::text[], $4::date[], $5::integer[], $6::text[], $7::text[], $8::bigint[],
-  $9::bigint[], $10::bigint[], $11::text[], $12::timestamptz[], $13::date[], $14::text[]);
+SELECT $1, * FROM unnest($2::gateway.new_line[]);
 
 -- name: add_deposits
 INSERT INTO gateway.deposit_lines (department_id, import_id, line, type_code, amount_minor, currency, deposited_on,

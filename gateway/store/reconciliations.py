@@ -131,12 +131,11 @@ class ReconciliationRun:
 
     async def add_items(self, reconciliation_id: str, new: NewItems) -> None:
         """See the port."""
-        columns = list(zip(*new.items, strict=True))[:KEPT]
-        differences = [0 if item.state is State.MATCHED else item.difference_minor for item in new.items]
-        await self._connection.execute(
-            self._sql.add_items,
-            *(reconciliation_id, new.department, new.first, *columns, differences, new.exceptions),
-        )
+        rows = [
+            (*item[:KEPT], 0 if item.state is State.MATCHED else item.difference_minor, exception_id)
+            for item, exception_id in zip(new.items, new.exceptions, strict=True)
+        ]
+        await self._connection.execute(self._sql.add_items, reconciliation_id, new.department, new.first, rows)
 
     async def finish(self, made: Reconciliation, audit: Sequence[AuditRow]) -> None:
         """See the port."""

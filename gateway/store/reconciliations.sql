@@ -1,9 +1,14 @@
 -- Reconciliations: what a run reads and writes, and how it is shown.
 
 -- name: prepare
--- The dates differ from run to run, and so do the plans; sorting a month must not spill.
+-- The dates differ from run to run, and so do the plans; sorting a month must not spill. For a minute after a large
+-- import the planner thinks that there are few lines, and would look through all of them for each charge: while it
+-- knows of less than half, it may not.
 SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true),
-       set_config('jit', 'off', true);
+       set_config('jit', 'off', true),
+       set_config('enable_nestloop', CASE WHEN 2 * c.reltuples < (
+         SELECT sum(lines) FROM gateway.imports WHERE kind = 'settlement') THEN 'off' ELSE 'on' END, true)
+FROM pg_class c WHERE c.oid = 'gateway.settlement_lines'::regclass;
 
 -- name: files
 SELECT import_id, kind, encode(sha256, 'hex') AS sha256, settled_on FROM gateway.imports ORDER BY imported_at, import_id;
@@ -55,14 +60,15 @@ FROM moved m FULL JOIN settled s ON s.subject = m.subject
 ORDER BY 1;
 
 -- name: add_items
--- Row-level security takes no COPY.
 INSERT INTO gateway.reconciliation_items (reconciliation_id, department_id, item, state, reason, kind, charge_id, movement_id,
   reference, ledger_minor, settled_minor, deposited_minor, fee_minor, expected_fee_minor, batch, currency,
   business_date, difference_minor, exception_id)
-SELECT $1, $2, $3::integer - 1 + nth, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p
-FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[],
-  $12::bigint[], $13::bigint[], $14::bigint[], $15::text[], $16::text[], $17::date[], $18::bigint[], $19::text[])
-  WITH ORDINALITY new (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, nth);
+SELECT $1, $2, $3::integer - 1 + n.nth, n.state, n.reason, n.kind, n.charge_id, n.movement_id, n.reference,
+  n.ledger_minor, n.settled_minor, n.deposited_minor, n.fee_minor, n.expected_fee_minor, n.batch, n.currency,
+  n.business_date, n.difference_minor, n.exception_id
+FROM unnest($4::gateway.new_item[]) WITH ORDINALITY n (state, reason, kind, charge_id, movement_id, reference,
+  ledger_minor, settled_minor, deposited_minor, fee_minor, expected_fee_minor, batch, currency, business_date,
+  difference_minor, exception_id, nth);
 
 -- name: add_reconciliation
 INSERT INTO gateway.reconciliations (reconciliation_id, departments, from_date, to_date, counts, totals, inputs,
@@ -81,13 +87,15 @@ ORDER BY department_id, exception_id
 ON CONFLICT DO NOTHING;
 
 -- name: add_acts
--- An open exception that this run did not find is cleared; a cleared one that it found is open again.
+-- An open exception that this run did not find is cleared; a cleared one that it found is open again. `IN`, and not
+-- `EXISTS`: what was found is then hashed once, where a month without its file has an exception for every charge.
 INSERT INTO gateway.exception_acts (department_id, exception_id, act, what, resolution, note, staff_id, acted_at)
 SELECT e.department_id, e.exception_id, e.act + 1, CASE WHEN e.found THEN 'reopened' ELSE 'cleared' END, '', '', $5, $6
 FROM (
   SELECT e.department_id, e.exception_id, coalesce(a.act, 0) AS act, coalesce(a.what, '') AS what,
-         EXISTS (SELECT FROM gateway.reconciliation_items i WHERE i.department_id = e.department_id
-                 AND i.exception_id = e.exception_id AND i.reconciliation_id = $1) AS found
+         (e.department_id, e.exception_id) IN (
+           SELECT i.department_id, i.exception_id FROM gateway.reconciliation_items i
+           WHERE i.department_id = ANY($2::text[]) AND i.reconciliation_id = $1 AND i.exception_id IS NOT NULL) AS found
   FROM gateway.exceptions e LEFT JOIN LATERAL (
     SELECT a.act, a.what FROM gateway.exception_acts a
     WHERE a.department_id = e.department_id AND a.exception_id = e.exception_id ORDER BY a.act DESC LIMIT 1) a ON true

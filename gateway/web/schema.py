@@ -46,7 +46,7 @@ def form_fields(raw: bytes) -> dict[str, str]:
     """The fields of a form (application/x-www-form-urlencoded), each at most once; raises `InvalidRequest`."""
     try:
         pairs = parse_qsl(
-            raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), errors="strict", max_num_fields=16
+            raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), errors="strict", max_num_fields=64
         )
         fields = _object(pairs)
     except ValueError:

@@ -15,6 +15,7 @@ import asyncio
 import re
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import BinaryIO, Final, cast
@@ -26,6 +27,8 @@ from gateway.web.head import BOUNDARY, MULTIPART, RefusedError
 
 BYTES_MAX: Final = 64 * 1024 * 1024
 PLACES: Final = 2
+WAIT_S: Final = 5.0
+"""How long a request waits for a place before it is told to come again."""
 GRACE_S: Final = 15.0
 BYTES_A_SECOND_MIN: Final = 16 * 1024
 """After the first `GRACE_S` a line slower than this, on average, is given up; and one that is silent for so long."""
@@ -39,6 +42,7 @@ PART: Final = re.compile(
 )
 
 BUSY = "Other files are being read at this moment. Wait until they are done, then send this one again."
+NO_ROOM = "There is no room for the file here at this moment. Tell the operators, then send it again."
 ODD_FORM = "The form did not arrive as the page sends it: csrf, format, file. Nothing was done."
 
 
@@ -59,8 +63,10 @@ class Upload:
     def close(self) -> None:
         """The file is gone, and its place is free."""
         if not self.file.closed:
-            self.file.close()
-            self._leave()
+            try:
+                self.file.close()
+            finally:  # it may still have had something to write, where there is no room for it
+                self._leave()
 
 
 UPLOAD: Final = web.RequestKey("upload", Upload)
@@ -70,21 +76,27 @@ class Uploads:
     """The places at which files are received, and held until they are closed."""
 
     def __init__(self, grace_s: float = GRACE_S) -> None:
-        self._taken = 0
+        self._places = asyncio.Semaphore(PLACES)
         self._grace_s = grace_s
 
     async def receive(self, request: web.Request, require_csrf: Callable[[str], None]) -> Upload:
         """The file that a request brings.
 
         Raises:
-            Unavailable: every place is taken.
+            Unavailable: every place is taken, or the disk has no room.
             InvalidRequest: not the form that is asked for; also what `require_csrf` raises.
             RefusedError: too large, too slow, or cut.
         """
-        if self._taken >= PLACES:
-            raise Unavailable(BUSY)
-        self._taken += 1
-        upload = Upload(0, cast("BinaryIO", tempfile.TemporaryFile()), {}, self._leave)  # noqa: SIM115 - outlives this
+        try:
+            await asyncio.wait_for(self._places.acquire(), WAIT_S)
+        except TimeoutError:
+            raise Unavailable(BUSY) from None
+        try:
+            file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - outlives this
+        except OSError:
+            self._places.release()
+            raise Unavailable(NO_ROOM) from None
+        upload = Upload(0, file, {}, self._places.release)
         try:
             wire = _Wire(request, self._grace_s)
             if request.content_type == MULTIPART:
@@ -92,13 +104,13 @@ class Uploads:
             else:
                 await _read_alone(wire, upload)
             upload.file.seek(0)
-        except BaseException:
-            upload.close()
+        except BaseException as error:
+            with suppress(OSError):
+                upload.close()
+            if isinstance(error, OSError):
+                raise Unavailable(NO_ROOM) from None
             raise
         return upload
-
-    def _leave(self) -> None:
-        self._taken -= 1
 
 
 class _Wire:

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import aiohttp
 import axe_playwright_python
 import pytest
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, FilePayload, Locator, Page, async_playwright, expect
 
 from tests.acceptance.test_admin_site import ARGUMENTS, CHROMIUM, DESK, PATIENCE_MS, PHONE
 from tests.system import Client, Staff, System, running
@@ -279,6 +279,28 @@ async def _take_home(desk: Desk, close: str, today: date) -> None:
         await desk.page.get_by_label(label, exact=True).fill(today.isoformat())
     exported = await desk.download(desk.page.get_by_role("button", name="Download"))
     assert exported.startswith(b"PK")
+
+
+async def test_several_files_at_once(demo: System, browser: Browser) -> None:
+    """Each is brought by itself, and the form says of each by its name what came of it."""
+    files = await files_of_the_day(demo, "several")
+    async with at_desk(demo, browser, "finance", with_script=True) as desk:
+        await desk.go("Settlements")
+        brought = [("good.csv", files.settlement), ("odd.csv", b"nothing,of,ours\n"), ("again.csv", files.settlement)]
+        await desk.page.get_by_label("The file").set_input_files(
+            [FilePayload(name=name, mimeType="text/csv", buffer=content) for name, content in brought]
+        )
+        await desk.page.get_by_role("button", name="Import").click()
+        told = desk.page.locator(".brought li")
+        await expect(told).to_contain_text(["good.csv: Imported.", "odd.csv: Line 1", "again.csv: This very file"])
+        await desk.look()
+        assert await found_by_axe(desk.page) == []
+        address = await told.first.get_by_role("link").get_attribute("href")
+        assert address
+        row = desk.page.locator(f'main tbody a[href="{address.partition("?")[0].removeprefix(demo.demo["admin"])}"]')
+        await expect(row).to_be_visible()
+        await told.first.get_by_role("link").click()
+        await expect(desk.page.get_by_role("heading", level=1)).to_have_text("Settlement file")
 
 
 async def test_every_page_is_accessible_and_fits(demo: System, browser: Browser) -> None:

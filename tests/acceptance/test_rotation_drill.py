@@ -10,9 +10,9 @@ from tests.system import System
 
 pytestmark = pytest.mark.server
 
-SIZES = {"file": (1000, 8)}
+SIZES = {"file": (600, 6)}
 """How many tokens, and how often a rewrap is killed."""
-SIZE = (300, 4)
+SIZE = (200, 3)
 """The same for the other kinds of root: what differs is how the root is reached, not what a rotation does."""
 SEED = 20261122
 

@@ -23,7 +23,6 @@ from gateway.rules.staff import Role, Staff
 from gateway.services.charge_search import ChargeSearch, Question
 from gateway.services.reach import Reach
 from gateway.store.approvals import ApprovalStore
-from gateway.store.books import BookStore
 from gateway.store.charge_search import ChargeStore
 from gateway.store.database import Database
 from tests.benchmarks.reconcile import CITY, DAY, DEPARTMENTS, FIRST, add, found
@@ -70,7 +69,7 @@ async def compare(postgres: Postgres, charges: int, rounds: int) -> None:
     await fill(owner, charges)
     database = await Database.open(postgres.arguments("admin"), 2)
     reach = Reach(ApprovalStore(database).departments)
-    search = ChargeSearch(ChargeStore(database), BookStore(database), reach, CITY)
+    search = ChargeSearch(ChargeStore(database), reach, CITY)
     bare = await owner.prepare(BARE)
     for name, question in QUESTIONS.items():
         assert question.first is not None

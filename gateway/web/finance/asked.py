@@ -1,14 +1,17 @@
 """What a query asks for, read strictly: business dates, amounts, how much of a list.
 
-A date is `YYYY-MM-DD` and nothing else: no time, no offset, four digits of a year that there can be.
+A date is `YYYY-MM-DD` and nothing else: no time, no offset, four digits of a year that there can be. A card number is
+refused whatever is asked with it, and never shown again to who typed it.
 """
 
 import re
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
+from functools import cache
 
 from gateway.errors import InvalidRequest
+from gateway.rules.card import Brands
 from gateway.rules.money import ENABLED
 from gateway.services.books import FIRST, LAST
 
@@ -16,7 +19,7 @@ DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 LIMIT = re.compile(r"[1-9][0-9]{0,2}")
 LIMIT_USUAL, LIMIT_MAX = 50, 200
 MINOR = re.compile(r"[0-9]{1,15}")
-TYPED = re.compile(r"[0-9]{1,13}(?:\.[0-9]{2})?")
+TYPED = re.compile(r"(?:[0-9]{1,13}|[0-9]{1,3}(?:,[0-9]{3}){1,3})(?:\.[0-9]{2})?")
 DIGITS = max(ENABLED.values())
 LENGTH_MAX = 128
 
@@ -35,6 +38,14 @@ def day(asked: Mapping[str, str], name: str) -> date | None:
     return found
 
 
+def days(asked: Mapping[str, str]) -> tuple[date | None, date | None]:
+    """`from` and `to`, if they are asked for; raises `InvalidRequest`."""
+    first, last = day(asked, "from"), day(asked, "to")
+    if first and last and last < first:
+        raise InvalidRequest("The first date comes after the last one.", ["/to"])
+    return first, last
+
+
 def limit(asked: Mapping[str, str]) -> int:
     """How many of a list; raises `InvalidRequest`."""
     text = asked.get("limit", str(LIMIT_USUAL))
@@ -44,19 +55,30 @@ def limit(asked: Mapping[str, str]) -> int:
 
 
 def amount_minor(asked: Mapping[str, str], *, typed: bool) -> int | None:
-    """An amount, in minor units, or as a person has `typed` it: 12 or 12.50. Raises `InvalidRequest`."""
+    """An amount, in minor units, or as a person has `typed` it: 12, 12.50 or 1,250.00. Raises `InvalidRequest`."""
     text = asked.get("amount")
     if text is None:
         return None
     if not (TYPED if typed else MINOR).fullmatch(text):
         told = "Write an amount like 12.50." if typed else "`amount` is a whole number of minor units."
         raise InvalidRequest(told, ["/amount"])
-    return int(Decimal(text).scaleb(DIGITS)) if typed else int(text)
+    return int(Decimal(text.replace(",", "")).scaleb(DIGITS)) if typed else int(text)
 
 
 def text(asked: Mapping[str, str], name: str) -> str | None:
-    """A line of text; raises `InvalidRequest` for what nothing of ours can be equal to."""
+    """A line of text; raises `InvalidRequest` for what nothing of ours can be equal to, and `CardNumberInText`."""
     given = asked.get(name)
     if given is not None and (len(given) > LENGTH_MAX or not given.isprintable()):
         raise InvalidRequest(f"`{name}` is one line of at most {LENGTH_MAX} characters.", [f"/{name}"])
+    _brands().require_none(f"/{name}", given or "")
     return given
+
+
+def shown_again(typed: Mapping[str, str]) -> Mapping[str, str]:
+    """What stands again in a form that was refused: all that was typed; nothing where a card number is in it."""
+    return {} if any(map(_brands().find, typed.values())) else typed
+
+
+@cache
+def _brands() -> Brands:
+    return Brands.load()

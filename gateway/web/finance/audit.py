@@ -9,7 +9,7 @@ from aiohttp import web
 from gateway.errors import CardNumberInText, InvalidRequest, NotFound
 from gateway.rules.staff import Permission
 from gateway.services.audit_trail import AuditTrail, Told, Wanted
-from gateway.web.finance.asked import day, limit, text
+from gateway.web.finance.asked import days, limit, text
 from gateway.web.gate import QUERY, STAFF, StaffRoute
 from gateway.web.renderer import Renderer
 from gateway.web.server import REQUEST_ID
@@ -64,7 +64,7 @@ def _filled(filters: dict[str, str]) -> dict[str, str]:
 def _wanted(asked: dict[str, str]) -> Wanted:
     """Raises `InvalidRequest`."""
     names = ("department", "event", "actor", "subject", "starting_after")
-    return Wanted(limit(asked), day(asked, "from"), day(asked, "to"), *(text(asked, name) for name in names))
+    return Wanted(limit(asked), *days(asked), *(text(asked, name) for name in names))
 
 
 def _event(row: Told) -> dict[str, Any]:

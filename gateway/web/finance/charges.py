@@ -10,7 +10,7 @@ from aiohttp import web
 from gateway.errors import CardNumberInText, InvalidRequest, NotFound
 from gateway.rules.staff import Permission
 from gateway.services.charge_search import STATES, ChargeSearch, Found, Page, Question, Step
-from gateway.web.finance.asked import amount_minor, day, limit, text
+from gateway.web.finance.asked import amount_minor, days, limit, text
 from gateway.web.gate import QUERY, STAFF, StaffRoute
 from gateway.web.renderer import Renderer
 
@@ -91,11 +91,10 @@ def _question(asked: Mapping[str, str], *, typed: bool) -> Question:
     """Raises `InvalidRequest`."""
     last4 = text(asked, "last4")
     if last4 is not None and not (len(last4) == 4 and last4.isascii() and last4.isdigit()):  # noqa: PLR2004 - its name
-        raise InvalidRequest("`last4` are the last four digits of a card.", ["/last4"])
+        raise InvalidRequest("Of the card, write its last four digits.", ["/last4"])
     return Question(
         limit(asked),
-        day(asked, "from"),
-        day(asked, "to"),
+        *days(asked),
         text(asked, "department"),
         text(asked, "service"),
         text(asked, "gl_code"),

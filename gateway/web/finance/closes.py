@@ -1,8 +1,10 @@
 """Closes, for scripts and for people: propose, approve, open again, and take the evidence along."""
 
 import base64
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar, Literal
+from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
@@ -125,7 +127,8 @@ class ClosesFace:
     async def list(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/closes`: the latest dates first."""
         query = request[QUERY]
-        found, more = await self._closes.page(request[STAFF], asked.limit(query), query.get("starting_after"))
+        after = asked.text(query, "starting_after")
+        found, more = await self._closes.page(request[STAFF], asked.limit(query), after)
         return _json({"object": "list", "data": [_object(each) for each in found], "has_more": more})
 
     async def get(self, request: web.Request) -> web.Response:
@@ -189,7 +192,7 @@ class ClosesFace:
 
     async def _listed(self, request: web.Request, refused: GatewayError | None = None) -> web.Response:
         query, staff = request[QUERY], request[STAFF]
-        found, more = await self._closes.page(staff, asked.LIMIT_USUAL, query.get("starting_after"))
+        found, more = await self._closes.page(staff, asked.LIMIT_USUAL, asked.text(query, "starting_after"))
         return self._page(
             request,
             "closes.html",
@@ -199,7 +202,8 @@ class ClosesFace:
             paged="starting_after" in query,
             proposes=may(staff, PROPOSE),
             departments=sorted(await self._closes.departments(staff)),
-            typed=_typed(request, refused),
+            blocking=_blocking(refused, request.get(FORM, {})),
+            typed=asked.shown_again(request.get(FORM, {})) if refused else {},
         )
 
     async def _shown(self, request: web.Request, refused: GatewayError | None = None) -> web.Response:
@@ -210,10 +214,11 @@ class ClosesFace:
             "close.html",
             refused,
             one=close,
+            blocking=_blocking(refused, {"from": close.first.isoformat(), "to": close.last.isoformat()}),
             approves=may(staff, APPROVE) and close.whole and close.acts[-1].staff_id != staff.staff_id,
             asks=(may(staff, PROPOSE) or may(staff, APPROVE)) and close.whole,
             said=NOTICES.get(request[QUERY].get("now", ""), "") if refused is None else "",
-            typed=_typed(request, refused),
+            typed=asked.shown_again(request.get(FORM, {})) if refused else {},
         )
 
     async def _propose(self, request: web.Request, body: CloseBody) -> Close:
@@ -234,9 +239,10 @@ class ClosesFace:
         return await self._closes.keep(*who, reason, request[REQUEST_ID])
 
 
-def _typed(request: web.Request, refused: GatewayError | None) -> dict[str, str]:
-    """What comes back with a form that was refused: never a card number."""
-    return {} if isinstance(refused, CardNumberInText) else request.get(FORM, {})
+def _blocking(refused: GatewayError | None, asked_for: Mapping[str, str]) -> str:
+    """Where the exceptions are listed that are in the way of a close, if they are why it was refused."""
+    dates = {name: asked_for[name] for name in ("from", "to", "department") if asked_for.get(name)}
+    return "/exceptions?" + urlencode(dates) if isinstance(refused, ExceptionsOpen) else ""
 
 
 def _act(request: web.Request) -> str:

@@ -1,5 +1,9 @@
 """Exceptions, for scripts and for people: what differs, how long already, and everything that was done about it."""
 
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar, Literal, cast, get_args
 from urllib.parse import urlencode
@@ -12,6 +16,7 @@ from gateway.rules.match import State
 from gateway.rules.staff import Permission
 from gateway.services.exceptions import WRITES_OFF, Act, Difference, Exceptions, Resolution, Sought, Status
 from gateway.web.finance import asked
+from gateway.web.finance.reconciliations import REASONS
 from gateway.web.gate import FORM, QUERY, STAFF, StaffRoute, see_other
 from gateway.web.renderer import Renderer, may
 from gateway.web.schema import Typed, convert, read_body
@@ -27,12 +32,21 @@ ACTS = {"take": RESOLVE, "resolve": RESOLVE, "approve": APPROVE, "reject": APPRO
 """What can be done with one, and what it takes."""
 
 NOTICES = {
-    "take": "It is yours now.",
-    "resolve": "Written down.",
-    "approve": "Approved: it is settled.",
-    "reject": "Rejected: it is open again.",
-    "reopen": "It is open again, and what was posted is taken back.",
+    "taken": "It is yours now.",
+    "proposed": "Proposed: an approver has to agree.",
+    "resolved": "Settled.",
+    "approved": "Approved: it is settled.",
+    "rejected": "Rejected: it is open again.",
+    "reopened": "It is open again, and what was posted is taken back.",
+    "together": "Written down. What is above the limit waits for an approver.",
 }
+"""What is said once it is done."""
+STAYS = frozenset({"taken", "reopened"})
+"""After these one goes on with the same exception; after others, with the list that one came from."""
+TO_SETTLE, ANY = "to_settle", "any"
+"""What people see in the list, besides one status: what they have to do, unless they ask for more."""
+TICKED_MAX = asked.LIMIT_USUAL
+EXCEPTION = re.compile(r"ex_[a-z2-7]{1,40}")
 REFUSED_HERE = (InvalidRequest, CardNumberInText, AlreadyDecided, PeriodClosed)
 """What the form itself says; other refusals have a page of their own."""
 
@@ -94,9 +108,13 @@ class ExceptionsFace:
         StaffRoute("GET", "/admin/v1/exceptions", "list", READ, takes=SOUGHT),
         StaffRoute("GET", "/admin/v1/exceptions/{id}", "get", READ),
         *(StaffRoute("POST", f"/admin/v1/exceptions/{{id}}/{act}", "act", needs) for act, needs in ACTS.items()),
-        StaffRoute("GET", "/exceptions", "list_page", READ, takes=SOUGHT),
-        StaffRoute("GET", "/exceptions/{id}", "page", READ, takes=frozenset({"now"})),
-        *(StaffRoute("POST", f"/exceptions/{{id}}/{act}", "act_page", needs) for act, needs in ACTS.items()),
+        StaffRoute("GET", "/exceptions", "list_page", READ, takes=SOUGHT | {"now", "done"}),
+        StaffRoute("POST", "/exceptions/settle", "settle_page", RESOLVE, takes=SOUGHT),
+        StaffRoute("GET", "/exceptions/{id}", "page", READ, takes=SOUGHT | {"now"}),
+        *(
+            StaffRoute("POST", f"/exceptions/{{id}}/{act}", "act_page", needs, takes=SOUGHT)
+            for act, needs in ACTS.items()
+        ),
     )
 
     def __init__(self, exceptions: Exceptions, renderer: Renderer) -> None:
@@ -109,7 +127,8 @@ class ExceptionsFace:
         """`GET /admin/v1/exceptions`: those that are longest open first."""
         query = request[QUERY]
         sought, limit = _sought(query), asked.limit(query)
-        found, more = await self._exceptions.page(request[STAFF], sought, limit, query.get("starting_after"))
+        after = asked.text(query, "starting_after")
+        found, more = await self._exceptions.page(request[STAFF], sought, limit, after)
         return _json({"object": "list", "data": [self._object(each) for each in found], "has_more": more})
 
     async def get(self, request: web.Request) -> web.Response:
@@ -125,24 +144,52 @@ class ExceptionsFace:
     # --- people ---
 
     async def list_page(self, request: web.Request) -> web.Response:
-        """`GET /exceptions`."""
-        query, refused = request[QUERY], None
+        """`GET /exceptions`: what is to be settled, or what is asked for."""
+        return await self._listed(request)
+
+    async def settle_page(self, request: web.Request) -> web.Response:
+        """`POST /exceptions/settle`: the ticked ones, each by itself; who was faster with one stays right."""
+        form = request[FORM]
+        ticked = [name for name in form if EXCEPTION.fullmatch(name)]
         try:
-            sought, limit = _sought(query), asked.limit(query)
-        except InvalidRequest as error:
-            sought, limit, refused = Sought(), asked.LIMIT_USUAL, error
-        found, more = await self._exceptions.page(request[STAFF], sought, limit, query.get("starting_after"))
+            if not ticked:
+                raise InvalidRequest("Tick the exceptions that you mean.")
+            body = convert({name: form[name] for name in form if name not in ticked}, ResolveBody)
+            for exception_id in ticked:
+                await self._exceptions.get(request[STAFF], exception_id)  # all of them, before anything is settled
+            for exception_id in ticked:
+                with suppress(AlreadyDecided):
+                    await self._exceptions.resolve(
+                        request[STAFF], exception_id, body.reason, body.note, request[REQUEST_ID]
+                    )
+        except REFUSED_HERE as error:
+            return await self._listed(request, error)
+        return see_other("/exceptions" + _query(request[QUERY], now="together"))
+
+    async def _listed(self, request: web.Request, refused: GatewayError | None = None) -> web.Response:
+        query = request[QUERY]
+        try:
+            sought, limit, after = _sought_by_people(query), asked.limit(query), asked.text(query, "starting_after")
+        except (CardNumberInText, InvalidRequest) as error:
+            sought, limit, after, refused = Sought(to_settle=True), asked.LIMIT_USUAL, None, error
+        found, more = await self._exceptions.page(request[STAFF], sought, limit, after)
         return self._page(
             request,
             "exceptions.html",
             refused,
             found=found,
             age=self._exceptions.age_days,
-            next_url=_following(query, found[-1]) if more else None,
-            paged="starting_after" in query,
-            asked=query,
-            statuses=STATUSES,
+            next_url="/exceptions" + _query(query, starting_after=found[-1].exception_id) if more else None,
+            first_url="/exceptions" + _query(query, starting_after="") if "starting_after" in query else None,
+            asked={"status": TO_SETTLE} | dict(asked.shown_again(query)),
+            query=_query(query),
+            statuses=(TO_SETTLE, *STATUSES, ANY),
             states=STATES,
+            ticks=TICKED_MAX if may(request[STAFF], RESOLVE) else 0,
+            resolutions=_resolutions(),
+            said="" if refused else NOTICES.get(query.get("now", ""), ""),
+            done=query.get("done", "") if EXCEPTION.fullmatch(query.get("done", "")) else "",
+            typed=asked.shown_again(request.get(FORM, {})) if refused else {},
             departments=sorted(await self._exceptions.departments(request[STAFF])),
         )
 
@@ -156,10 +203,13 @@ class ExceptionsFace:
         try:
             form = request[FORM]
             body = convert(form, ResolveBody) if act == "resolve" else convert(form, NoteBody)
-            await self._done(request, act, body)
+            exception = await self._done(request, act, body)
         except REFUSED_HERE as error:
             return await self._shown(request, error)
-        return see_other(f"/exceptions/{request.match_info['id']}?now={act}")
+        now, query = exception.acts[-1].what, request[QUERY]
+        if now in STAYS:
+            return see_other(f"/exceptions/{exception.exception_id}{_query(query, now=now)}")
+        return see_other("/exceptions" + _query(query, now=now, done=exception.exception_id))
 
     async def _shown(self, request: web.Request, refused: GatewayError | None = None) -> web.Response:
         staff, exception_id = request[STAFF], request.match_info["id"]
@@ -170,16 +220,18 @@ class ExceptionsFace:
             "exception.html",
             refused,
             one=exception,
+            query=_query(request[QUERY]),
+            reasons=REASONS,
+            audits=may(staff, Permission.AUDIT_READ),
             items=await self._exceptions.items(staff, exception_id),
             age=self._exceptions.age_days(exception),
             resolves=may(staff, RESOLVE),
             approves=may(staff, APPROVE) and proposer != staff.staff_id,
             is_mine=exception.owner is not None and exception.owner.staff_id == staff.staff_id,
-            resolutions=[(each.value, each.value) for each in Resolution],
-            writes_off=sorted(WRITES_OFF),
+            resolutions=_resolutions(),
             alone=self._exceptions.settles_alone(exception),
             said=NOTICES.get(request[QUERY].get("now", ""), "") if refused is None else "",
-            typed=_typed(request, refused),
+            typed=asked.shown_again(request.get(FORM, {})) if refused else {},
         )
 
     async def _done(self, request: web.Request, act: str, body: ResolveBody | NoteBody) -> Difference:
@@ -219,11 +271,6 @@ class ExceptionsFace:
         )
 
 
-def _typed(request: web.Request, refused: GatewayError | None) -> dict[str, str]:
-    """What comes back with a form that was refused: never a card number."""
-    return {} if isinstance(refused, CardNumberInText) else request.get(FORM, {})
-
-
 def _act(request: web.Request) -> str:
     """What the route does, as its path ends."""
     resource = request.match_info.route.resource
@@ -245,15 +292,31 @@ def _sought(query: dict[str, str]) -> Sought:
         query.get("state"),
         asked.text(query, "department"),
         asked.text(query, "owner"),
-        asked.day(query, "from"),
-        asked.day(query, "to"),
+        *asked.days(query),
     )
 
 
-def _following(query: dict[str, str], last: Difference) -> str:
-    """The address of what comes after."""
-    told = {name: text for name, text in query.items() if name in SOUGHT} | {"starting_after": last.exception_id}
-    return "/exceptions?" + urlencode(told)
+def _sought_by_people(query: dict[str, str]) -> Sought:
+    """As `_sought`, but that not all is shown to who asks for nothing."""
+    status = query.get("status", TO_SETTLE)
+    if status not in {TO_SETTLE, ANY}:
+        return _sought(query)
+    rest = {name: text for name, text in query.items() if name != "status"}
+    return replace(_sought(rest), to_settle=status == TO_SETTLE)
+
+
+def _query(query: dict[str, str], **more: str) -> str:
+    """The list that somebody looks at, with `more`, as the end of an address: so that they come back to it."""
+    told = {name: text for name, text in asked.shown_again(query).items() if name in SOUGHT} | more
+    return "?" + urlencode({name: text for name, text in told.items() if text}) if any(told.values()) else ""
+
+
+def _resolutions() -> Sequence[tuple[str, str]]:
+    """What can be chosen, in words."""
+    return [
+        (each, each.replace("_", " ").capitalize() + (" (posted to over/short)" if each in WRITES_OFF else ""))
+        for each in Resolution
+    ]
 
 
 def _json(content: Any) -> web.Response:

@@ -6,11 +6,11 @@ from typing import ClassVar, cast, get_args
 
 from aiohttp import web
 
-from gateway.errors import ExportTooLarge, GatewayError, InvalidRequest, NotFound, PeriodRefused
+from gateway.errors import CardNumberInText, ExportTooLarge, GatewayError, InvalidRequest, NotFound, PeriodRefused
 from gateway.rules.staff import Permission
 from gateway.services.exports import Export, ExportKind, Exports, Order
 from gateway.services.sheets import MEDIA_TYPES, SheetFormat
-from gateway.web.finance.asked import day, text
+from gateway.web.finance.asked import day, shown_again, text
 from gateway.web.gate import QUERY, STAFF, StaffRoute
 from gateway.web.renderer import Renderer
 from gateway.web.server import REQUEST_ID
@@ -47,13 +47,14 @@ class ExportsFace:
         """`GET /exports/file`."""
         try:
             return await self.make(request)
-        except (ExportTooLarge, InvalidRequest, PeriodRefused) as error:
+        except (CardNumberInText, ExportTooLarge, InvalidRequest, PeriodRefused) as error:
             return self._form(request, error)
         except NotFound:
             return self._form(request, NotFound("There is no such department or reconciliation, or not for you."))
 
     def _form(self, request: web.Request, refused: GatewayError | None = None) -> web.Response:
-        asked = dict.fromkeys(NAMES, "") | request[QUERY]
+        query = request[QUERY]
+        asked = dict.fromkeys(NAMES, "") | dict(shown_again(query))
         kinds, formats = list(KINDS.items()), list(FORMATS.items())
         return self._page(request, "exports.html", refused, asked=asked, kinds=kinds, formats=formats)
 

@@ -18,6 +18,7 @@ from gateway.formats import Kind, formats
 from gateway.rules.settlement import DepositLine
 from gateway.rules.staff import Permission
 from gateway.services.imports import SHOWN_MAX, Imported, Imports, ImportShown, LineShown
+from gateway.web.finance.asked import text
 from gateway.web.finance.jobs import Jobs
 from gateway.web.gate import QUERY, STAFF, StaffRoute, see_other
 from gateway.web.head import MULTIPART
@@ -161,8 +162,8 @@ class ImportsFace:
         return await self._list(request, "deposit")
 
     async def _list(self, request: web.Request, kind: Kind) -> web.Response:
-        limit = _limit(request)
-        found = await self._imports.imports(request[STAFF], kind, limit, request[QUERY].get("starting_after"))
+        query, limit = request[QUERY], _limit(request)
+        found = await self._imports.imports(request[STAFF], kind, limit, text(query, "starting_after"))
         return _listed([_import(each) for each in found], limit)
 
     async def show_settlement(self, request: web.Request) -> web.Response:
@@ -202,15 +203,15 @@ class ImportsFace:
         return await self._imports_page(request, "deposit")
 
     async def _imports_page(self, request: web.Request, kind: Kind) -> web.Response:
-        found = await self._imports.imports(request[STAFF], kind, after=request[QUERY].get("starting_after"))
-        staff = request[STAFF]
+        query, staff = request[QUERY], request[STAFF]
+        found = await self._imports.imports(staff, kind, after=text(query, "starting_after"))
         return self._page(
             request,
             f"{kind}s.html",
             imports=found[:SHOWN_MAX],
             more=found[SHOWN_MAX - 1].import_id if len(found) > SHOWN_MAX else "",
             names=[(name, NAMES.get(name, name)) for name in formats(kind)],
-            paged="starting_after" in request[QUERY],
+            paged="starting_after" in query,
             usual=USUAL[kind],
             uploads=may(staff, MAKE) and "*" in staff.departments,
         )
@@ -232,7 +233,9 @@ class ImportsFace:
         """`GET /imports/{id}`: how far it is; once it is done, on to what came of it."""
         job = self._jobs.find(request[STAFF], request.match_info["id"])
         if job.refused is not None:
-            return self._page(request, "import_refused.html", job.refused, job=job)
+            return self._page(
+                request, "import_refused.html", job.refused, job=job, read_as=NAMES.get(job.format, job.format)
+            )
         if job.imported is not None:
             now = "again" if job.imported.already_imported else "imported"
             return see_other(f"/{job.kind}s/{job.imported.id}?now={now}")

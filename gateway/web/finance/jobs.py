@@ -31,6 +31,7 @@ class Job:
     job_id: str
     staff_id: str
     kind: Kind
+    format: str
     size: int
     lines: int = 0
     read: int = 0
@@ -49,7 +50,7 @@ class Jobs:
     def begin(self, staff: Staff, kind: Kind, name: str, upload: Upload, request_id: str) -> Job:
         """Import a file from now on; raises as `Imports.require` does."""
         self._imports.require(staff, kind, name)
-        job = Job(new_id("job"), staff.staff_id, kind, upload.size)
+        job = Job(new_id("job"), staff.staff_id, kind, name, upload.size)
         upload.keep()
         job.task = asyncio.create_task(self._run(job, staff, name, upload, request_id))
         self._jobs[job.job_id] = job

@@ -20,6 +20,8 @@ from gateway.web.server import REQUEST_ID
 LISTED = 50
 """So many on a page."""
 DIGITS_MAX = 9
+CALM = frozenset({State.MATCHED, State.TIMING})
+"""About these nothing is to be done."""
 PAGED = frozenset({"limit", "starting_after"})
 
 
@@ -29,7 +31,7 @@ WORDS: Mapping[State, str] = {
     State.AMOUNT_DIFFERS: "same reference, other amount",
     State.FEE_DIFFERS: "another fee than agreed",
     State.MISSING_HERE: "the ledger has it not",
-    State.MISSING_THERE: "the processor's file has it not",
+    State.MISSING_THERE: "the file of the processor has it not",
     State.DUPLICATE: "told once too often",
 }
 REASONS: Mapping[str, str] = {
@@ -43,7 +45,7 @@ REASONS: Mapping[str, str] = {
     "unknown_reference": "Nobody here knows this reference.",
     "not_captured_here": "The charge was not captured here.",
     "refund_unknown": "There was no such refund here.",
-    "chargeback": "The cardholder's bank took it back.",
+    "chargeback": "The bank of the cardholder took it back.",
     "adjustment": "The processor adjusted it.",
     "deposit_differs": "The bank has another amount than the batch comes to.",
     "deposit_without_settlement": "No settlement file has a batch for this deposit.",
@@ -124,10 +126,10 @@ class ReconciliationsFace:
         return see_other(f"/reconciliations/{made.reconciliation_id}")
 
     async def page(self, request: web.Request) -> web.Response:
-        """`GET /reconciliations/{id}`: all items that are not matched, or those of a state."""
+        """`GET /reconciliations/{id}`: all items about which something is to be done, or those of a state."""
         made = await self._reconciliations.get(request[STAFF], request.match_info["id"])
         state = _state(request[QUERY])
-        found = await self._items(request, LISTED, [state for state in State if state is not State.MATCHED])
+        found = await self._items(request, LISTED, [state for state in State if state not in CALM])
         return self._page(
             request,
             "reconciliation.html",
@@ -136,6 +138,7 @@ class ReconciliationsFace:
             states=list(State),
             words=WORDS,
             reasons=REASONS,
+            exports=may(request[STAFF], Permission.EXPORTS_MAKE),
             items=found[:LISTED],
             last=str(found[LISTED - 1].item) if len(found) > LISTED else "",
             begun=bool(request[QUERY].get("starting_after")),

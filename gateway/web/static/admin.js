@@ -6,6 +6,7 @@ const SHORTCUTS = [
   ["j", "next row"],
   ["k", "row before"],
   ["Enter", "open the row"],
+  ["x", "tick the row"],
   ["g", "to the navigation"],
   ["?", "this list"],
 ];
@@ -49,6 +50,7 @@ const KEYS = {
   "/": () => document.querySelector(".filters input:not([type=hidden]), .filters select")?.focus(),
   j: () => go(1),
   k: () => go(-1),
+  x: () => document.activeElement.closest("tr")?.querySelector("[type=checkbox]")?.click(),
   g: () => document.querySelector(".menu nav a")?.focus(),
   "?": explain,
 };
@@ -67,6 +69,70 @@ document.addEventListener("click", (event) => {
   if (!row || event.target.closest("a, button, input, label, summary") || String(getSelection())) return;
   row.querySelector("a")?.click();
 });
+
+// All that a list offers to tick, at once.
+const ticks = () => document.querySelectorAll("main tbody input[type=checkbox]");
+if (ticks().length) {
+  const all = Object.assign(document.createElement("button"), { type: "button", className: "second", textContent: "Tick all" });
+  all.addEventListener("click", () => ticks().forEach((one) => (one.checked = true)));
+  document.querySelector("#settle .does")?.append(all);
+}
+
+// Several files are brought one after the other, each as if it were the only one; the form says what came of each.
+for (const input of document.querySelectorAll("form[enctype] input[type=file]")) {
+  input.multiple = true;
+  input.closest(".field").querySelector(".hint")?.append("; several at once, too");
+  input.form.addEventListener("submit", (event) => {
+    if (input.files.length < 2) return;
+    event.preventDefault();
+    event.stopPropagation();
+    bringAll(input);
+  });
+}
+
+async function bringAll(input) {
+  const button = input.form.querySelector("button");
+  const list = document.createElement("ul");
+  const told = Object.assign(document.createElement("div"), { className: "brought" });
+  told.setAttribute("role", "status");
+  told.append(list);
+  input.form.querySelector(".brought")?.remove();
+  input.form.append(told);
+  button.disabled = true;
+  for (const file of input.files) {
+    const line = document.createElement("li");
+    line.append(`${file.name}: `, "on its way");
+    list.append(line);
+    const [said, taken, url] = await bring(input, file).catch(() => ["the connection broke: bring it again", false, ""]);
+    const result = url ? Object.assign(document.createElement("a"), { href: url, textContent: said }) : said;
+    line.replaceChildren(`${file.name}: `, result);
+    line.className = taken ? "" : "minus";
+  }
+  button.disabled = false;
+  const [page] = await load(location.href);
+  const below = (root) => root.querySelector("form[enctype]").closest(".card").nextElementSibling;
+  below(document).replaceWith(below(page));
+}
+
+async function bring(input, file) {
+  const body = new FormData();
+  for (const name of ["csrf", "format"]) body.append(name, input.form.elements[name].value);
+  body.append("file", file);
+  let [page, url] = await load(input.form.action, { method: "POST", body });
+  while (page.querySelector("progress")) {
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    [page, url] = await load(url);
+  }
+  const notice = page.querySelector(".notice");
+  const said = notice ?? page.querySelector("#refused") ?? page.querySelector("main p");
+  const taken = notice !== null && !url.includes("/sign-in");
+  return [said.textContent, taken, taken ? url : ""];
+}
+
+async function load(address, options) {
+  const answer = await fetch(address, options);
+  return [new DOMParser().parseFromString(await answer.text(), "text/html"), answer.url];
+}
 
 // A form is sent once, however often its button is pressed; after a while, or when a download kept the page, again.
 document.addEventListener("submit", (event) => {

@@ -150,9 +150,10 @@ BAD: list[tuple[Callable[[str], str], str]] = [
     (lambda text: text.replace("49,12451,4/", "50,12451,4/"), "Line 6, record: 16 or 49 must stand here"),
     (lambda text: text + "01,A,B,261124,2359,1,,,2/\n", "Line 16, record: nothing must stand here"),
     (lambda text: text + "\n", "Line 16: this record must end with a /"),
-    (lambda text: "88,TEXT/\n" + text, "Line 1, record: 01 must stand here"),
+    (lambda text: "88,TEXT/\n" + text, "Line 1: a BAI2 statement begins with its record 01"),
     (lambda text: text.replace(ENTRY, ENTRY + "\n88,MORE" * 100), "Line 104: the record goes on over more than 100"),
-    (lambda _: "", "Line 1: the file ends here"),
+    (lambda _: "reference,type,gross\n", "Line 1: a BAI2 statement begins with its record 01"),
+    (lambda _: "", "The file is empty"),
 ]
 
 

@@ -1,7 +1,6 @@
 """Stripe's report: read by its columns, its categories and its signs; nothing of a cardholder is held."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import pytest
@@ -129,4 +128,4 @@ def test_numbers_of_lines_are_an_editors() -> None:
     """A description that goes over lines is counted as lines."""
     read = read_settlement(FILE.replace(OWNER, '"Ada\nCanary"', 1).encode(), "stripe")
 
-    assert read == [LINES[0], replace(LINES[1], line=4), replace(LINES[2], line=5)]
+    assert read == [LINES[0], LINES[1]._replace(line=4), LINES[2]._replace(line=5)]

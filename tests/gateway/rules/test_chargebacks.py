@@ -1,6 +1,5 @@
 """A chargeback's life: taken, perhaps given back, perhaps taken again, and nothing twice."""
 
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from itertools import pairwise
 
@@ -33,7 +32,7 @@ LINE = SettlementLine(
 )
 def test_each_line_leads_somewhere_or_nowhere(stage: Stage | None, gross: int, leads_to: Stage | None) -> None:
     """The whole table: a line that does not fit leads nowhere."""
-    assert after(stage, replace(LINE, gross_minor=gross)) is leads_to
+    assert after(stage, LINE._replace(gross_minor=gross)) is leads_to
 
 
 def test_only_an_opened_one_voids_the_receipt() -> None:
@@ -47,7 +46,7 @@ def test_stages_take_turns(amounts: list[int]) -> None:
     """Whatever lines come, it is opened first, and then opened and won in turn: each effect exactly once."""
     stages: list[Stage] = []
     for gross in amounts:
-        stage = after(stages[-1] if stages else None, replace(LINE, gross_minor=gross))
+        stage = after(stages[-1] if stages else None, LINE._replace(gross_minor=gross))
         stages += [stage] if stage else []
 
     assert stages[:1] in ([], [Stage.OPENED])

@@ -1,5 +1,6 @@
 """The bank's side: which deposit is of which batch, and what is said of the others."""
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 from itertools import permutations
 
@@ -18,10 +19,13 @@ def paid(amount: int = 10_000, days: int = 1, batch: str = "B1", n: int = 1, fil
     return Deposit(file, n, amount, "USD", DAY + timedelta(days), batch, f"{n}")
 
 
-def judged(*deposits: Deposit, flagged: tuple[int, ...] = (), covered: bool = True) -> list[Item]:
+def judged(
+    *deposits: Deposit, flagged: tuple[int, ...] = (), missing: Sequence[int] = (), covered: bool = True
+) -> list[Item]:
     """What is said of these, beside the one batch."""
     banked = bank([BATCH], deposits, DAYS_MAX)
-    return judge_deposits([BATCH], banked, {"B1": flagged}, {DAY} if covered else set(), DAYS_MAX)
+    lacks = {DAY: missing}
+    return judge_deposits([BATCH], banked, {"B1": flagged}, lacks, {DAY} if covered else set(), DAYS_MAX)
 
 
 CASES = [
@@ -67,6 +71,19 @@ def test_what_is_known_already_is_no_second_difference(amount: int, differs: boo
     """Lines are 10 and 100 too much: a bank that knew better about one, or both, is right; by 101 it is not."""
     items = judged(paid(amount), flagged=(10, 100))
     assert [item.reason for item in items] == (["deposit_differs"] if differs else [])
+
+
+@pytest.mark.parametrize("amount", [10_000, 10_030, 10_500, 10_530, 10_520, 9_990])
+def test_which_batch_was_paid_for_what_is_missing(amount: int) -> None:
+    """Of two movements that the files lack, the bank may have paid any with this batch, whatever else is off."""
+    assert judged(paid(amount), flagged=(10,), missing=(30, 500)) == []
+
+
+def test_of_many_that_are_missing() -> None:
+    """Not every choice of them is tried: one, or all."""
+    missing = [2**n for n in range(3, 20)]
+    assert judged(paid(10_008), missing=missing) == judged(paid(10_000 + sum(missing)), missing=missing) == []
+    assert [item.reason for item in judged(paid(10_024), missing=missing)] == ["deposit_differs"]
 
 
 def test_where_a_difference_stands() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.rules.chargebacks import Stage
 from gateway.rules.journal import Account, Entry, entries
 from gateway.rules.lifecycle import Kind
-from gateway.rules.postings import chargeback, correction, deposit, settlement
+from gateway.rules.postings import chargeback, correction, deposit, forgiven, settlement
 from gateway.rules.settlement import LineKind
 
 DUE, CLEARING, BANK, FEES = Account.PROCESSOR_DUE, Account.CLEARING, Account.BANK, Account.FEES
@@ -87,6 +87,26 @@ def test_a_chargeback_reopens_what_was_owed(
     """The obligation first, then the fee, and no more than the charge; winning it turns each entry round."""
     assert _plain(chargeback(Stage.OPENED, amount, captured, fee)) == posted
     assert _plain(chargeback(Stage.WON, amount, captured, fee)) == [(to, by, part) for by, to, part in posted]
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize(("amount", "captured", "fee"), [(2_000, 2_000, 50), (2_500, 2_000, 50), (40, 40, 50)])
+def test_what_is_forgiven_leaves_nothing_behind(stage: Stage, amount: int, captured: int, fee: int) -> None:
+    """A stage's line, what it made owed and its write-off: every account but clearing and over_short is empty."""
+    sign = -1 if stage.voids_receipt else 1
+    posted = [
+        *settlement({LineKind.CHARGEBACK: sign * amount}, 0),
+        *chargeback(stage, amount, captured, fee),
+        *forgiven(stage, amount, captured, fee),
+    ]
+    left: Counter[Account] = Counter()
+    for entry in posted:
+        left[entry.debit] += entry.amount_minor
+        left[entry.credit] -= entry.amount_minor
+    assert {account for account, amount_minor in left.items() if amount_minor} == {
+        Account.CLEARING,
+        Account.OVER_SHORT,
+    }
 
 
 MONEY = st.integers(-(10**12), 10**12)

@@ -23,7 +23,7 @@ from keys.audit import AuditPen
 from keys.primitives import new_key
 from keys.secret import Secret
 from tests.gateway.store.postgres import employ
-from tests.gateway.store.till import FEES, Till, line
+from tests.gateway.store.till import FEES, Charge, Till, line
 
 ZONE = ZoneInfo("America/Los_Angeles")
 DAY = timedelta(days=1)
@@ -82,6 +82,17 @@ class Office:
         """Proposed and approved."""
         proposed = await self.propose(days=days)
         return await self.closes.approve(self.approver, proposed.close_id, "req_1")
+
+    async def staged(self, charge: Charge, convenience_fee: int = 0) -> None:
+        """Its chargeback was opened, as an import writes that."""
+        await self.owner.execute(
+            "UPDATE gateway.charges SET convenience_fee_minor = $3 WHERE department_id = $1 AND charge_id = $2",
+            *(self.till.department, charge.charge_id, convenience_fee),
+        )
+        await self.owner.execute(
+            "INSERT INTO gateway.chargebacks VALUES ($1, $2, 1, 'opened', $3, 'USD', 'im_1', 1, now())",
+            *(self.till.department, charge.charge_id, charge.amount),
+        )
 
     async def postings(self) -> list[tuple[str, str, int, date, str]]:
         """Debit, credit, amount, date and source of what the department's exceptions posted, in order."""

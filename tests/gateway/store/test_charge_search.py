@@ -13,7 +13,6 @@ from gateway.rules.staff import Role, Staff
 from gateway.services.charge_search import ChargeSearch, Question
 from gateway.services.reach import Reach
 from gateway.store.approvals import ApprovalStore
-from gateway.store.books import BookStore
 from gateway.store.charge_search import ChargeStore
 from gateway.store.database import Database
 from tests.gateway.store.charged import charged
@@ -36,7 +35,7 @@ async def admin(postgres: Postgres) -> AsyncIterator[Database]:
 @pytest.fixture
 def search(admin: Database) -> ChargeSearch:
     """As it is wired."""
-    return ChargeSearch(ChargeStore(admin), BookStore(admin), Reach(ApprovalStore(admin).departments), CITY)
+    return ChargeSearch(ChargeStore(admin), Reach(ApprovalStore(admin).departments), CITY)
 
 
 def somebody(department: str) -> Staff:
@@ -103,13 +102,16 @@ async def test_a_page_of_many_walks_along_the_index(
     )
     await owner.execute("ANALYZE gateway.charges")
     store = ChargeStore(admin)
-    spans = [borough], [None], [datetime(2026, 1, 1, tzinfo=UTC)], [datetime(2027, 1, 1, tzinfo=UTC)]
-    for since in (None, datetime(2026, 1, 10, tzinfo=UTC)):
+    span = f"'{{{borough}}}', '{{NULL}}', '{{2026-01-01 00:00Z}}', '{{2027-01-01 00:00Z}}'"
+    for since in ("NULL", "'2026-01-10 00:00Z'"):
         async with admin.reading_departments([borough]) as connection:
             await connection.execute(store._sql.along_the_index)
+            # By EXECUTE, so that it is the plan that serves every question, and not one for these values.
+            await connection.execute(f"PREPARE walk AS {store._sql.walk}")
             plan = await connection.fetchval(
-                "EXPLAIN (ANALYZE, FORMAT JSON, TIMING OFF) " + store._sql.walk, *spans, None, None, since, "ch_", 51
+                f"EXPLAIN (ANALYZE, FORMAT JSON, TIMING OFF) EXECUTE walk({span}, NULL, NULL, {since}, 'ch_', 51)"
             )
+            await connection.execute("DEALLOCATE walk")
         walked = [node for node in _nodes(json.loads(plan)[0]["Plan"]) if node.get("Relation Name") == "charges"]
         assert [node["Index Name"] for node in walked] == ["charges_by_time"]
         assert [node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in walked] == [51]

@@ -27,11 +27,11 @@ from gateway.rules.pack import Seal, public_keys, sha256
 from gateway.rules.staff import Role
 from gateway.services.closes import Close
 from gateway.services.exceptions import Resolution, Sought
-from gateway.store.database import Database
+from gateway.store.database import Database, StatementRefused
 from keys.primitives import new_key
 from tests.gateway.store.office import ALONE, DAY, Office, office_of
 from tests.gateway.store.postgres import Cut, Postgres, Wire
-from tests.gateway.store.till import line
+from tests.gateway.store.till import line, net
 
 pytestmark = pytest.mark.server
 
@@ -169,6 +169,32 @@ async def test_not_while_something_is_unsettled(office: Office) -> None:
     assert [item["department_id"] for item in json.loads(pack)["carried_forward"]] == [office.till.department]
 
 
+async def test_what_a_late_file_says_of_closed_dates_waits_for_the_next_close(office: Office) -> None:
+    """It was a matter of time at the close; then its line differs: nobody closes more before that is settled."""
+    day, charge = office.till.day, await office.till.capture(5_000)
+    closed = await office.closed()
+    pack, _ = await pack_of(office, closed)
+    await office.till.settle(line(charge, 1), dated=day + DAY)
+    await office.matching.make(office.finance, day, day + DAY, None, "req_1")
+    office.till.day = day + DAY
+    with pytest.raises(ExceptionsOpen, match="One exception of dates that are closed"):
+        await office.propose()
+    sought = Sought(state="amount_differs", department=office.till.department)
+    (late,), _ = await office.exceptions.page(office.finance, sought, 9)
+    assert (late.business_date, late.difference_minor) == (day, 1)
+    await office.exceptions.resolve(office.finance, late.exception_id, Resolution.WRITTEN_OFF, "", "req_1")
+    following = await office.closed()
+
+    told = json.loads((await pack_of(office, following))[0])["exceptions"]
+    assert [(one["exception_id"], [act["what"] for act in one["acts"]]) for one in told] == [
+        (late.exception_id, ["resolved"])
+    ]
+    assert (await pack_of(office, closed))[0] == pack
+    office.till.day = day + 2 * DAY
+    third = await office.closed()
+    assert json.loads((await pack_of(office, third))[0])["exceptions"] == []
+
+
 async def test_not_with_files_that_nobody_has_seen(office: Office) -> None:
     """What came between proposal and approval was not matched: it must be proposed anew."""
     await office.agreeing()
@@ -177,6 +203,16 @@ async def test_not_with_files_that_nobody_has_seen(office: Office) -> None:
     with pytest.raises(ExceptionsOpen, match="came after"):
         await office.closes.approve(office.approver, proposed.close_id, "req_1")
     await office.closes.reject(office.approver, proposed.close_id, "", "req_1")
+    assert (await office.closed()).status == "closed"
+
+
+async def test_a_deposit_of_the_day_before_is_seen(office: Office) -> None:
+    """What the bank has for an earlier batch, and a line whose charge is of an earlier date, hinder no close."""
+    early, late = await office.till.capture(1_000), await office.till.capture(2_000)
+    await office.till.settle(line(early))
+    await office.till.settle(line(late), dated=office.till.day + DAY)
+    await office.till.deposit(net(early) + net(late))
+    office.till.day += DAY
     assert (await office.closed()).status == "closed"
 
 
@@ -271,11 +307,14 @@ async def test_the_database_takes_an_approvers_word_only(
     office: Office, admin: Database, what: str, who: str
 ) -> None:
     """Whatever the code does: another role, who proposed, or no account at all."""
-    proposed = await office.propose(replace(office.approver, roles=frozenset({Role.FINANCE})))
+    asks = replace(office.approver, roles=frozenset({Role.FINANCE}))
+    one = await office.propose(asks) if what == "rejected" else await office.closed()
+    if what != "rejected":
+        one = await office.closes.ask_to_reopen(asks, one.close_id, "a late line", "req_1")
     names = {"finance": office.finance.staff_id, "oneself": office.approver.staff_id, "nobody": "st_nobody"}
-    insert = "INSERT INTO gateway.close_acts VALUES ($1, $2, 2, $3, '', NULL, NULL, NULL, $4, now())"
+    insert = "INSERT INTO gateway.close_acts VALUES ($1, $2, $3, $4, '', NULL, NULL, NULL, $5, now())"
     for name, good in ((names[who], False), ((await office.hire(Role.APPROVER)).staff_id, True)):
-        values = office.till.department, proposed.close_id, what, name
+        values = office.till.department, one.close_id, len(one.acts) + 1, what, name
         if good:
             async with admin.writing_departments([office.till.department]) as connection:
                 await connection.execute(insert, *values)
@@ -283,6 +322,24 @@ async def test_the_database_takes_an_approvers_word_only(
             with pytest.raises(Unavailable):
                 async with admin.writing_departments([office.till.department]) as connection:
                     await connection.execute(insert, *values)
+
+
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [(3, "proposed"), (3, "rejected"), (3, "reopened"), (3, "kept"), (4, "reopening"), (7, "reopened")],
+)
+async def test_the_database_takes_no_answer_that_nobody_asked_for(
+    office: Office, admin: Database, number: int, what: str
+) -> None:
+    """What is closed stays so until somebody asks and another one grants it; and no act is left out before one."""
+    closed = await office.closed()
+    with pytest.raises((Unavailable, StatementRefused)):
+        async with admin.writing_departments([office.till.department]) as connection:
+            await connection.execute(
+                "INSERT INTO gateway.close_acts VALUES ($1, $2, $3, $4, '', NULL, NULL, NULL, $5, now())",
+                *(office.till.department, closed.close_id, number, what, (await office.hire(Role.APPROVER)).staff_id),
+            )
+    assert (await office.closes.get(office.finance, closed.close_id)).status == "closed"
 
 
 async def test_reasons_hold_no_card_number(office: Office) -> None:

@@ -196,6 +196,23 @@ async def test_the_database_takes_an_approval_from_an_approver_only(
         await connection.execute(insert, *where, 2, "approved", good.staff_id)
 
 
+@pytest.mark.parametrize("acts", [[], ["taken"], ["proposed", "taken"], ["proposed", "cleared"]])
+async def test_the_database_takes_an_approval_of_a_proposal_only(
+    office: Office, admin: Database, acts: list[str]
+) -> None:
+    """Not of what nobody proposed, nor once something else was done since; and no act is left out before it."""
+    (one,) = await office.differing(ALONE + 1)
+    insert = "INSERT INTO gateway.exception_acts VALUES ($1, $2, $3, $4, 'other', '', $5, now())"
+    where, good = (office.till.department, one.exception_id), await office.hire(Role.APPROVER)
+    async with admin.writing_departments([office.till.department]) as connection:
+        for number, what in enumerate(acts, 1):
+            await connection.execute(insert, *where, number, what, office.finance.staff_id)
+    for number in (len(acts) + 1, len(acts) + 2):
+        with pytest.raises(Unavailable):
+            async with admin.writing_departments([office.till.department]) as connection:
+                await connection.execute(insert, *where, number, "approved", good.staff_id)
+
+
 async def test_of_two_at_once_one_was_faster(office: Office) -> None:
     """Both saw it open; one settles it, the other is told."""
     (one,) = await office.differing(1)
@@ -300,13 +317,33 @@ async def test_by_kind_it_stays_in_another_account(office: Office) -> None:
         Line("pr_cb", -disputed.amount, disputed, "chargeback"),
         Line("pr_adj", -250, paid, "adjustment"),
     )
+    await office.staged(disputed, convenience_fee=21)
     await office.reconcile()
     found, _ = await office.exceptions.page(office.finance, Sought(department=office.till.department), 9)
     assert sorted(one.reason for one in found) == ["adjustment", "chargeback", "fee_differs"]
     for one in found:
         if (await resolved(office, one, OFF)).status == "proposed":
             await approved(office, one)
-    assert [row[:3] for row in await office.postings()] == [("over_short", "receivable", disputed.amount)]
+    assert [row[:3] for row in await office.postings()] == [
+        ("over_short", "receivable", disputed.amount - 21),
+        ("over_short", "convenience_fees", 21),
+    ]
+
+
+async def test_a_chargeback_that_made_no_stage_stays_in_chargebacks(office: Office) -> None:
+    """The line once more, and one of another amount: what was owed again is forgiven once."""
+    disputed = await office.till.capture()
+    again = [Line(f"pr_cb{n}", -disputed.amount, disputed, "chargeback") for n in range(2)]
+    await office.till.settle(line(disputed), *again, Line("pr_other", -100, disputed, "chargeback"))
+    await office.staged(disputed)
+    await office.reconcile()
+    found, _ = await office.exceptions.page(office.finance, Sought(department=office.till.department), 9)
+    for one in found:
+        if (await resolved(office, one, OFF)).status == "proposed":
+            await approved(office, one)
+    posted = sorted(row[:3] for row in await office.postings())
+    assert ("over_short", "chargebacks", 100) in posted
+    assert len(posted) == len(found) == 3
 
 
 async def test_into_a_closed_date_nothing_is_posted(office: Office) -> None:

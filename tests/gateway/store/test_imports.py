@@ -97,7 +97,7 @@ def of(charge: Charged | str, number: int, kind: LineKind = LineKind.CHARGE, gro
        **change: Any) -> SettlementLine:  # fmt: skip
     """A line about a charge, or about a reference; of a batch of this run's, so that no two files are the same."""
     reference = charge if isinstance(charge, str) else charge.reference
-    return replace(line(number, kind, gross, fee), reference=reference, **change)
+    return line(number, kind, gross, fee)._replace(reference=reference, **change)
 
 
 def entry(amount: int, code: str = "142", batch: str = "B20261124", reference: str | None = None) -> str:
@@ -374,7 +374,7 @@ async def test_others_go_on_while_a_long_file_is_read(desk: Desk) -> None:
         await asyncio.sleep(0)
         worked.append(thread_time() - began)
     assert taking.result().lines == 12_000
-    assert max(worked) < min(0.2, sum(worked) / 4)
+    assert max(worked) < min(0.2, sum(worked) / 2)
 
 
 # --- who may, and what they see -----------------------------------------------------------------------------------

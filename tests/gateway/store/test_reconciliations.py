@@ -21,6 +21,7 @@ from gateway.store.database import Database
 from gateway.store.reconciliations import ReconciliationStore
 from keys.audit import AuditPen
 from keys.primitives import new_key
+from keys.queries import load_queries
 from tests.gateway.store.postgres import PARKS, Postgres
 from tests.gateway.store.till import FEES, Line, Till, line, net
 
@@ -139,6 +140,7 @@ async def test_all_agrees(desk: Desk) -> None:
         "deposited": paid,
         "awaiting_deposit": 0,
         "unmatched": 0,
+        "timing": 0,
     }
     assert list(made.inputs) == sorted(hashes)
     (item, *_) = [one for one in await desk.items(made) if one.charge_id == charges[0].charge_id]
@@ -226,6 +228,7 @@ async def test_what_waits(desk: Desk) -> None:
     charge = await desk.till.capture()
     early = await desk.make()
     assert (early.counts, early.totals["unmatched"]) == (counted(timing=1), -charge.amount)
+    assert early.totals["timing"] == -charge.amount
     await desk.till.settle(line(charge))
     waiting = await desk.make()
     assert waiting.counts == counted(matched=1)
@@ -325,6 +328,24 @@ async def test_a_cleared_one_that_is_found_again_is_open(desk: Desk) -> None:
 
 
 # --- who ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lines", "nested"), [(0, "on"), (1_000_000, "off")])
+async def test_right_after_a_large_import(desk: Desk, lines: int, nested: str) -> None:
+    """While the planner knows nothing of the lines, it may not look through all of them for each charge."""
+    sql = load_queries("gateway.store", "reconciliations.sql")
+    await desk.owner.execute("ANALYZE gateway.settlement_lines")
+    transaction = desk.owner.transaction()
+    await transaction.start()
+    await desk.owner.execute("UPDATE gateway.imports SET lines = 0")
+    await desk.owner.execute(
+        "INSERT INTO gateway.imports VALUES"
+        " ('im_large', 'settlement', 'native', sha256('large'), $1, 0, 0, 0, 'USD', '{}', 'st_1', now())",
+        lines,
+    )
+    await desk.owner.execute(sql.prepare)
+    assert await desk.owner.fetchval("SHOW enable_nestloop") == nested
+    await transaction.rollback()
 
 
 async def test_ones_own_departments_only(desk: Desk) -> None:

@@ -104,6 +104,7 @@ MATRIX: Mapping[str, Expected] = {
     "POST /admin/v1/exceptions/{id}/reopen": Expected(404, FINANCE, body={"note": "late"}),
     "GET /exceptions": Expected(200, READERS),
     "GET /exceptions/{id}": Expected(404, READERS),
+    "POST /exceptions/settle": Expected(400, FINANCE, body={"reason": "timing"}),
     "POST /exceptions/{id}/take": Expected(404, FINANCE, body={}),
     "POST /exceptions/{id}/resolve": Expected(404, FINANCE, body={"reason": "timing"}),
     "POST /exceptions/{id}/approve": Expected(404, APPROVERS, body={}),

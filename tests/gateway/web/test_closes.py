@@ -143,6 +143,20 @@ async def test_a_changed_row_is_told_loudly(
     assert [tuple(row) for row in events].count(("close.pack_differs", "failed")) == 6
 
 
+async def test_people_are_led_to_what_is_in_the_way(site: Site, till: Callable[[], Till], finance: str) -> None:
+    """A close that exceptions hinder is refused with a link to them, and with the dates that were typed."""
+    here = till()
+    await here.settle(line(await here.capture(), 5))
+    day = str(here.day)
+    given = {"from": day, "to": day, "department": PARKS, "csrf": await site.csrf(finance)}
+    refused = await site.browse("POST", "/closes", given, finance)
+    page = refused.body.decode()
+    link = f"/exceptions?from={day}&amp;to={day}&amp;department={PARKS}"
+    assert (refused.status, f'href="{link}"' in page, f'value="{day}"' in page) == (409, True, True)
+    listed = await site.browse("GET", link.replace("&amp;", "&"), token=finance)
+    assert "1 in this list" in listed.body.decode()
+
+
 async def test_people_close(site: Site, till: Callable[[], Till], finance: str, approver: str) -> None:
     """With forms alone; what is refused comes back with the reason, and what was typed."""
     here = till()

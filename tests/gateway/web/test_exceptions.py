@@ -108,7 +108,17 @@ async def test_refusals_have_their_types(site: Site, till: Callable[[], Till], f
 
 @pytest.mark.parametrize(
     "query",
-    ["status=done", "state=matched", "from=1", "from=2026-02-30", "limit=0", "limit=201", "other=1", "owner=a%00"],
+    [
+        "status=done",
+        "state=matched",
+        "from=1",
+        "from=2026-02-30",
+        "from=2026-02-02&to=2026-02-01",
+        "limit=0",
+        "limit=201",
+        "other=1",
+        "owner=a%00",
+    ],
 )
 async def test_what_the_list_does_not_know(site: Site, finance: str, query: str) -> None:
     """A script is told; a page shows everything and says why, or overlooks what it does not know."""
@@ -138,26 +148,91 @@ async def test_people_settle_one(site: Site, till: Callable[[], Till], finance: 
     (one,) = await differing(site, here, finance, LARGE)
     path, csrf = f"/exceptions/{one['id']}", await site.csrf(finance)
 
-    async def press(verb: str, token: str = finance, **fields: str) -> str:
+    async def press(verb: str, then: str, token: str = finance, **fields: str) -> str:
         given = fields | {"csrf": await site.csrf(token)}
         reply = await site.browse("POST", f"{path}/{verb}", given, token)
-        assert (reply.status, reply.headers.get("Location")) == (303, f"{path}?now={verb}"), reply.body
+        assert (reply.status, reply.headers["Location"].partition("?")[0]) == (303, then), reply.body
         return (await site.browse("GET", reply.headers["Location"], token=token)).body.decode()
 
     listed = (await site.browse("GET", f"/exceptions?from={here.day}&status=open", token=finance)).body.decode()
-    assert f'href="{path}"' in listed
-    assert "It is yours now." in await press("take")
-    shown = await press("resolve", reason="other", note=SCRIPT)
+    assert f'href="{path}?from={here.day}&amp;status=open"' in listed
+    assert "It is yours now." in await press("take", path)
+    assert "an approver has to agree" in await press("resolve", "/exceptions", reason="other", note=SCRIPT)
+    shown = (await site.browse("GET", path, token=finance)).body.decode()
     assert "waits for an approver" in shown
     assert SCRIPT not in shown
     assert "&lt;script&gt;" in shown
     assert "Somebody else, with the role of an approver" in shown
     other = await site.token(await site.person("approver"))
     assert f'action="{path}/approve"' in (await site.browse("GET", path, token=other)).body.decode()
-    assert "it is settled" in await press("approve", other)
+    assert "it is settled" in await press("approve", "/exceptions", other)
     refused = await site.browse("POST", f"{path}/resolve", {"reason": "timing", "csrf": csrf}, finance)
     assert (refused.status, "this one is settled" in refused.body.decode()) == (409, True)
-    assert "open again" in await press("reopen", note="was another")
+    assert "open again" in await press("reopen", path, note="was another")
+
+
+async def test_one_comes_back_to_the_list_that_one_left(site: Site, till: Callable[[], Till], finance: str) -> None:
+    """Its filters stay in every link and form, the notice leads to what was settled; no card number stays."""
+    here = till()
+    one, _ = await differing(site, here, finance, 1, 2)
+    listed = (await site.browse("GET", f"/exceptions?from={here.day}&to={here.day}", token=finance)).body.decode()
+    asked = f"?from={here.day}&amp;to={here.day}"
+    path = f"/exceptions/{one['id']}"
+    assert f'href="{path}{asked}"' in listed
+    assert "2 in this list" in listed
+    page = (await site.browse("GET", f"{path}?from={here.day}&to={here.day}", token=finance)).body.decode()
+    assert f'action="{path}/resolve{asked}"' in page
+    given = {"reason": "timing", "csrf": await site.csrf(finance)}
+    sent = await site.browse("POST", f"{path}/resolve?from={here.day}&to={here.day}", given, finance)
+    back = sent.headers["Location"]
+    assert back == f"/exceptions?from={here.day}&to={here.day}&now=resolved&done={one['id']}"
+    listed = (await site.browse("GET", back, token=finance)).body.decode()
+    assert ("1 in this list" in listed, f'<a href="{path}{asked}">Look at it</a>' in listed) == (True, True)
+    typed = (await site.browse("GET", "/exceptions?owner=4242424242424242", token=finance)).body.decode()
+    assert "4242424242424242" not in typed
+
+
+async def test_the_list_is_what_is_to_be_settled(site: Site, till: Callable[[], Till], finance: str) -> None:
+    """Who asks for nothing sees what hinders a close: nothing that is settled, and no matter of time."""
+    here = till()
+    done, left, proposed = await differing(site, here, finance, 1, 2, LARGE)
+    last = here.day + timedelta(3)
+    await here.capture(days=3)
+    await site.call("POST", "/admin/v1/reconciliations", {"from": str(here.day), "to": str(last)}, token=finance)
+    for one in (done, proposed):
+        await act(site, finance, one, "resolve", {"reason": "timing"})
+
+    async def listed(query: str = "") -> str:
+        path = f"/exceptions?from={here.day}&to={last}{query}"
+        return (await site.browse("GET", path, token=finance)).body.decode()
+
+    waiting, everything = await listed(), await listed("&status=any")
+    assert [each["id"] in waiting for each in (done, proposed, left)] == [False, True, True]
+    assert [each["id"] in everything for each in (done, proposed, left)] == [True, True, True]
+    assert (waiting.count("<tr>") - 1, everything.count("<tr>") - 1) == (2, 4)
+    assert (await listed("&state=timing")).count("<tr>") - 1 == 1
+
+
+async def test_ticked_ones_are_settled_together(site: Site, till: Callable[[], Till], finance: str) -> None:
+    """Small ones at once, the others proposed; who was faster stays right; nothing ticked is nothing done."""
+    here = till()
+    small, taken, large = await differing(site, here, finance, 1, LARGE, 2)
+    await act(site, finance, taken, "resolve", {"reason": "timing"})
+    ticked = {each["id"]: "on" for each in (small, large, taken)}
+    given = {"csrf": await site.csrf(finance), "reason": "bank_error", "note": "a list from the bank"}
+    path = f"/exceptions/settle?from={here.day}&to={here.day}"
+    sent = await site.browse("POST", path, given | ticked, finance)
+    assert (sent.status, sent.headers["Location"]) == (303, f"/exceptions?from={here.day}&to={here.day}&now=together")
+    stand = [(await site.call("GET", f"/admin/v1/exceptions/{name}", token=finance)).json for name in ticked]
+    assert [(each["status"], each["resolution"]) for each in stand] == [
+        ("settled", "bank_error"),
+        ("proposed", "bank_error"),
+        ("settled", "timing"),
+    ]
+    other = given | {small["id"]: "on", "reason": "other", "note": ""}
+    for body, words in ((given, "Tick the exceptions"), (other, "takes a note")):
+        refused = await site.browse("POST", path, body, finance)
+        assert (refused.status, words in refused.body.decode()) == (400, True)
 
 
 async def test_a_refused_form_comes_back(site: Site, till: Callable[[], Till], finance: str) -> None:

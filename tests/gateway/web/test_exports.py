@@ -130,10 +130,15 @@ def test_95_an_office_program_opens_it_as_text(tmp_path: Path) -> None:
     if program is None:
         return
     given = tmp_path / "given.csv"
-    given.write_text(f"a\r\n{neutral('=1+1')}\r\n", newline="")
-    command = [program, "--headless", "--convert-to", "txt:Text", "--outdir", str(tmp_path), str(given)]
+    given.write_text(f"{neutral('=1+1')},=1+1\r\n", newline="")
+    profile = f"-env:UserInstallation={(tmp_path / 'profile').as_uri()}"
+    command = [program, profile, "--headless", "--convert-to", "xlsx", "--outdir", str(tmp_path), str(given)]
     subprocess.run(command, check=True, timeout=120, capture_output=True)
-    assert "=1+1" in (tmp_path / "given.txt").read_text()
+    sheet = openpyxl.load_workbook(tmp_path / "given.xlsx").active
+    assert sheet is not None
+    (row,) = sheet.iter_rows()
+    assert [cell.data_type for cell in row] == ["s", "f"]
+    assert "=1+1" in str(row[0].value)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +146,11 @@ def test_95_an_office_program_opens_it_as_text(tmp_path: Path) -> None:
     [
         *("=1", "+1", "-1", "@x", "\tx", "\rx", "\nx", " =1", '"=1', "''=1", "\u3000=1", "\ufeff=1"),
         *("\uff1d1", "\uff0b1", "\uff0d1", "\uff201", "\u22121", "\ufe631", "-", "=cmd|' /C calc'!A0"),
+        *("\u2003=1", "\u200b=1", "\u2060=1", "\u202e=1", "\u2028=1", "\uff02=1", "\uff07=1", "\x0b=1", "\x85=1"),
     ],
 )
 def test_95_what_begins_like_a_formula_is_neutral(text: str) -> None:
-    """Signs, tabs and line ends, also full-width and behind blanks and quotes; and it can be told back."""
+    """Signs, tabs and line ends, also full-width and behind quotes and what shows nothing; it can be told back."""
     assert neutral(text) == f"'{text}"
 
 

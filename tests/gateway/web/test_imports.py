@@ -4,7 +4,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,12 +107,12 @@ async def quick(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     uploads = counter.site.parts.gate._uploads
     monkeypatch.setattr(uploads, "_grace_s", 0.3)
     yield counter
-    assert uploads._taken == 0
+    assert uploads._places._value == module.PLACES
 
 
 def lines(count: int = 3, **change: Any) -> list[SettlementLine]:
     """Of charges that nobody knows, in a file like no other."""
-    return [replace(line(number), reference=new_id("x"), **change) for number in range(2, 2 + count)]
+    return [line(number)._replace(reference=new_id("x"), **change) for number in range(2, 2 + count)]
 
 
 # --- scripts ------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ async def test_a_script_brings_a_statement(counter: Counter, media: str) -> None
 async def test_what_was_brought_is_shown(counter: Counter) -> None:
     """Listed newest first, by itself with its parts, and line by line, a page at a time."""
     charge = await charged(counter.site.owner)
-    file = [replace(each, reference=charge.reference) if each.line == 3 else each for each in lines()]
+    file = [each._replace(reference=charge.reference) if each.line == 3 else each for each in lines()]
     made = (await counter.post(SETTLEMENTS, native(file))).json
     listed = (await counter.get(f"{SETTLEMENTS}?limit=1")).json
     assert (listed["data"][0]["id"], listed["object"]) == (made["id"], "list")
@@ -185,7 +185,7 @@ async def test_what_was_brought_is_shown(counter: Counter) -> None:
 async def test_who_has_some_departments_sees_these(counter: Counter) -> None:
     """A clerk of the parks is shown the parks' lines and sums, on pages too, and of others' files nothing."""
     mine, theirs = await charged(counter.site.owner), await charged(counter.site.owner, UTILITIES)
-    file = [replace(each, reference=who.reference) for each, who in zip(lines(2), (mine, theirs), strict=True)]
+    file = [each._replace(reference=who.reference) for each, who in zip(lines(2), (mine, theirs), strict=True)]
     made = (await counter.post(SETTLEMENTS, native(file))).json["id"]
     others = (await counter.post(SETTLEMENTS, native(lines()))).json["id"]
     token = await counter.site.token(await counter.site.person("auditor", departments=[PARKS]))
@@ -301,23 +301,25 @@ async def test_what_is_cut_leaves_nothing(quick: Counter) -> None:
     assert (await quick.post(SETTLEMENTS, raw)).status == 201
 
 
-async def test_two_are_received_at_once(counter: Counter) -> None:
-    """The third is asked to come back, by script and by form; once one is through there is room again."""
+async def test_two_are_received_at_once(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third waits, and is asked to come back, by script and by form; once one is through there is room again."""
+    monkeypatch.setattr(module, "WAIT_S", 0.3)
     raw, writers = native(lines()), []
     for _ in range(2):
         _, writer = await counter.connect()
         writer.write(counter.head(SETTLEMENTS, 1_000).replace("\n", "\r\n").encode())
         writers.append(writer)
-    while counter.site.parts.gate._uploads._taken < 2:
+    while not counter.site.parts.gate._uploads._places.locked():
         await asyncio.sleep(0.01)
     third = await counter.post(SETTLEMENTS, raw)
     assert (third.status, third.headers["Retry-After"]) == (503, "1")
     assert (await counter.upload("/settlements", raw)).status == 503
+    monkeypatch.setattr(module, "WAIT_S", 5.0)
+    waiting = asyncio.create_task(counter.post(SETTLEMENTS, raw))
+    await asyncio.sleep(0.1)
     for writer in writers:
         writer.transport.abort()
-    while counter.site.parts.gate._uploads._taken:
-        await asyncio.sleep(0.01)
-    assert (await counter.post(SETTLEMENTS, raw)).status == 201
+    assert (await waiting).status == 201
 
 
 # --- people -------------------------------------------------------------------------------------------------------
@@ -339,6 +341,16 @@ async def test_a_person_brings_a_file(counter: Counter) -> None:
     for path in ("/settlements", "/deposits"):
         page = await counter.site.browse("GET", path, token=counter.token)
         assert (page.status, "multipart/form-data" in page.body.decode()) == (200, True)
+
+
+async def test_a_file_that_was_brought_as_another_thing(counter: Counter) -> None:
+    """Its bytes are known, and not as a bank statement: that is said, and what it was read as."""
+    raw = native(lines())
+    await counter.follow(await counter.upload("/settlements", raw))
+    _, page = await counter.follow(await counter.upload("/deposits", raw, "bai2"))
+    said = page.body.decode()
+    assert page.status == 422
+    assert ("imported before, as a settlement file" in said, "read as: BAI2" in said) == (True, True)
 
 
 async def test_a_person_learns_why_a_file_is_refused(counter: Counter) -> None:
