@@ -30,9 +30,9 @@ WORDS: Mapping[State, str] = {
     State.TIMING: "no file has come yet",
     State.AMOUNT_DIFFERS: "same reference, other amount",
     State.FEE_DIFFERS: "another fee than agreed",
-    State.MISSING_HERE: "the ledger has it not",
-    State.MISSING_THERE: "the file of the processor has it not",
-    State.DUPLICATE: "told once too often",
+    State.MISSING_HERE: "not in the ledger",
+    State.MISSING_THERE: "not in the processor’s file",
+    State.DUPLICATE: "there once more than it should be",
 }
 REASONS: Mapping[str, str] = {
     "not_settled": "A file of that day came, and this is not in it.",
