@@ -29,6 +29,7 @@ from keys.primitives import new_key
 from tests.gateway.formats.files import SETTLED, bai2, line, native, stripe
 from tests.gateway.store.charged import Charged, charged
 from tests.gateway.store.postgres import PARKS, UTILITIES, Cut, Postgres, Wire
+from tests.gateway.store.till import EMPTY_RUN
 
 pytestmark = pytest.mark.server
 
@@ -221,8 +222,8 @@ async def close(owner: asyncpg.Connection, department: str, acts: Sequence[str])
     run, close_id = (secrets.token_hex(8) for _ in range(2))
     days = date(2026, 11, 22), date(2026, 11, 24)
     await owner.execute(
-        "INSERT INTO gateway.reconciliations VALUES ($1, ARRAY[$2], $3, $4, '{}', '{}', '{}', 'st', now())",
-        *(run, department, *days),
+        "INSERT INTO gateway.reconciliations VALUES ($1, ARRAY[$2], $3, $4, $5, $6, '{}', 'st', now())",
+        *(run, department, *days, *EMPTY_RUN),
     )
     await owner.execute("INSERT INTO gateway.closes VALUES ($1, $2, $3, $4, $5)", department, close_id, *days, run)
     for number, what in enumerate(acts, 1):

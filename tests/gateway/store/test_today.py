@@ -17,6 +17,7 @@ from gateway.store.database import Database
 from gateway.store.today import TodayStore
 from tests.gateway.store.conftest import settle
 from tests.gateway.store.postgres import APPLICATION, Postgres
+from tests.gateway.store.till import EMPTY_RUN
 
 pytestmark = pytest.mark.server
 
@@ -105,10 +106,9 @@ async def books(postgres: Postgres) -> AsyncIterator[Books]:
         await settle(owner, department)
     await owner.execute("INSERT INTO gateway.cutoffs VALUES ($1, '2026-01-01', $2)", LANTERNS, time(17))
     await owner.execute(
-        "INSERT INTO gateway.reconciliations VALUES ('rec_1', $1, '2026-03-01', '2026-03-09', '{}',"
-        " '{\"awaiting_deposit\": 700}', '{}', 'st_1', $2)",
-        [LANTERNS],
-        NOW,
+        "INSERT INTO gateway.reconciliations VALUES ('rec_1', $1, '2026-03-01', '2026-03-09', $3, $4, '{}',"
+        " 'st_1', $2)",
+        *([LANTERNS], NOW, EMPTY_RUN[0], EMPTY_RUN[1].replace('"awaiting_deposit":0', '"awaiting_deposit":700')),
     )
     database = await Database.open(postgres.arguments("admin"), 2)
     reach = Reach(ApprovalStore(database).departments)
@@ -165,7 +165,7 @@ async def test_nobody_sees_what_is_not_theirs(books: Books) -> None:
     await books.owner.execute(
         "INSERT INTO gateway.imports"
         " VALUES ('imp_1', 'settlement', 'native', $1, 3, 300, 9, 291, 'USD', '{}', 'st_1', $2)",
-        *(bytes(32), NOW),
+        *(bytes(32), datetime.now(UTC)),  # the latest, whatever other tests have imported
     )
     of_harbor, of_lanterns = await books.glance(HARBOR), await books.glance(LANTERNS)
     of_all = await books.glance(EVERYWHERE, role=Role.AUDITOR)

@@ -5,11 +5,18 @@ from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 
 import asyncpg
+import msgspec
 
 from gateway.rules.ids import new_id
 from gateway.rules.settlement import FeeSchedule
+from gateway.rules.statement import Statement
 from tests.gateway.store.postgres import APPLICATION
 
+EMPTY_RUN = tuple(
+    msgspec.json.encode(part).decode()
+    for part in (Statement("USD", knows_bank=True).counts(), Statement("USD", knows_bank=True).totals())
+)
+"""Counts and totals of a reconciliation that found nothing."""
 FEES = FeeSchedule(290, 30)
 STAFF = "st_of_the_till"
 

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from gateway.rules.ids import new_id
 from tests.gateway.store.charged import Charged, charged
 from tests.gateway.store.conftest import settle
+from tests.gateway.store.till import EMPTY_RUN
 from tests.gateway.web.site import Person, Site
 from tests.system import Reply
 
@@ -48,8 +49,8 @@ class Office:
         """A reconciliation of the department with one item; gives its id."""
         made = new_id("rec")
         await self.site.owner.execute(
-            "INSERT INTO gateway.reconciliations VALUES ($1, $2, $3, $3, '{}', '{}', '{}', $4, now())",
-            *(made, [self.department], NOON.date(), self.person.staff_id),
+            "INSERT INTO gateway.reconciliations VALUES ($1, $2, $3, $3, $5, $6, '{}', $4, now())",
+            *(made, [self.department], NOON.date(), self.person.staff_id, *EMPTY_RUN),
         )
         await self.site.owner.execute(
             "INSERT INTO gateway.reconciliation_items (department_id, reconciliation_id, item, state, reason,"
