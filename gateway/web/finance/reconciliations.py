@@ -31,7 +31,7 @@ WORDS: Mapping[State, str] = {
     State.AMOUNT_DIFFERS: "same reference, other amount",
     State.FEE_DIFFERS: "another fee than agreed",
     State.MISSING_HERE: "not in the ledger",
-    State.MISSING_THERE: "not in the processor’s file",
+    State.MISSING_THERE: "not in the file of that day",
     State.DUPLICATE: "there once more than it should be",
 }
 REASONS: Mapping[str, str] = {
