@@ -26,8 +26,8 @@ from tests.system import BIN, Client, System, owner, running
 
 pytestmark = pytest.mark.server
 
-TOKENS = 2000
-KILLS = 10
+TOKENS = 1000
+KILLS = 6
 AT_ONCE = 16
 CARDS = range(69_000, 69_006)
 APPROVED = Approval("ada", "request-1")

@@ -10,9 +10,9 @@ from tests.system import System
 
 pytestmark = pytest.mark.server
 
-SIZES = {"file": (600, 6)}
+SIZES = {"file": (400, 4)}
 """How many tokens, and how often a rewrap is killed."""
-SIZE = (200, 3)
+SIZE = (100, 2)
 """The same for the other kinds of root: what differs is how the root is reached, not what a rotation does."""
 SEED = 20261122
 

@@ -1,4 +1,4 @@
-"""Two hundred seeds on a real PostgreSQL: nothing doubled, lost, answered wrongly or stuck, and enough was seen."""
+"""Three hundred seeds on a real PostgreSQL: nothing doubled, lost, answered wrongly or stuck, and enough was seen."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from tests.waters.fleet import sail_all
 pytestmark = pytest.mark.server
 
 START = int(os.environ.get("GATEWAY_TEST_SEEDS_FROM", "0"))
-SEEDS = 200
+SEEDS = 300
 JOBS = 2
 
 

@@ -21,7 +21,7 @@ from tests.gateway.store.quarter import Quarter
 
 pytestmark = pytest.mark.server
 
-RACES = int(os.environ.get("GATEWAY_TEST_RACES", "2000"))
+RACES = int(os.environ.get("GATEWAY_TEST_RACES", "1000"))
 REPLICAS = 3
 AT_ONCE = 24
 TOKENS = 48
