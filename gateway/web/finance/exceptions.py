@@ -52,10 +52,18 @@ REFUSED_HERE = (InvalidRequest, CardNumberInText, AlreadyDecided, PeriodClosed)
 
 
 class ResolveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST …/resolve`."""
+    """`POST …/resolve`: a reason of the list, or one in words, which is `other` with these as its note."""
 
-    reason: Resolution
+    reason: Typed
     note: Typed = ""
+
+    def meant(self) -> tuple[Resolution, str]:
+        """Reason and note; raises `InvalidRequest`."""
+        if self.reason in set(Resolution):
+            return Resolution(self.reason), self.note
+        if not self.reason.strip():
+            raise InvalidRequest(f"`reason` is one of {', '.join(Resolution)}, or says it in words.", ["/reason"])
+        return Resolution.OTHER, f"{self.reason.strip()} {self.note}".strip()
 
 
 class NoteBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,13 +163,12 @@ class ExceptionsFace:
             if not ticked:
                 raise InvalidRequest("Tick the exceptions that you mean.")
             body = convert({name: form[name] for name in form if name not in ticked}, ResolveBody)
+            reason, note = body.meant()
             for exception_id in ticked:
                 await self._exceptions.get(request[STAFF], exception_id)  # all of them, before anything is settled
             for exception_id in ticked:
                 with suppress(AlreadyDecided):
-                    await self._exceptions.resolve(
-                        request[STAFF], exception_id, body.reason, body.note, request[REQUEST_ID]
-                    )
+                    await self._exceptions.resolve(request[STAFF], exception_id, reason, note, request[REQUEST_ID])
         except REFUSED_HERE as error:
             return await self._listed(request, error)
         return see_other("/exceptions" + _query(request[QUERY], now="together"))
@@ -240,7 +247,7 @@ class ExceptionsFace:
             case "take", _:
                 return await self._exceptions.take(*who, request[REQUEST_ID])
             case "resolve", ResolveBody():
-                return await self._exceptions.resolve(*who, body.reason, body.note, request[REQUEST_ID])
+                return await self._exceptions.resolve(*who, *body.meant(), request[REQUEST_ID])
             case "approve", _:
                 return await self._exceptions.approve(*who, body.note, request[REQUEST_ID])
             case "reject", _:

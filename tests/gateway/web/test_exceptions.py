@@ -84,6 +84,10 @@ async def test_a_script_settles_one(site: Site, till: Callable[[], Till], financ
     assert (done["status"], [each["act"] for each in done["acts"]]) == ("settled", [1, 2, 3])
     assert done == (await site.call("GET", f"/admin/v1/exceptions/{one['id']}", token=finance)).json
     assert (await act(site, finance, one, "reopen", {"note": "no"}))["status"] == "open"
+    in_words = {"reason": "an error of the clerk, see the log of the desk"}
+    again = await act(site, finance, one, "resolve", in_words)
+    assert (again["resolution"], again["note"]) == ("other", in_words["reason"])
+    await act(site, approver, again, "reject", {})
     again = await act(site, finance, one, "resolve", {"reason": "timing"})
     assert (await act(site, approver, again, "reject", {}))["status"] == "open"
 
@@ -93,7 +97,7 @@ async def test_refusals_have_their_types(site: Site, till: Callable[[], Till], f
     (one,) = await differing(site, till(), finance, 1)
     for body in (
         {},
-        {"reason": "because"},
+        {"reason": " "},
         {"reason": "other"},
         {"reason": "timing", "x": 1},
         {"reason": ["timing"]},
