@@ -21,10 +21,9 @@ from gateway.cli.owner import Owner, require_line
 from gateway.clock import SystemClock
 from gateway.config import Config, city_of
 from gateway.errors import GrantRefused, PeriodRefused, ServiceUnknown
-from gateway.rules.calendar import Calendar
+from gateway.rules.calendar import FIRST, LAST, Calendar
 from gateway.rules.gl import NO_SERVICE, Share
 from gateway.rules.settlement import FULL
-from gateway.services.books import FIRST, LAST
 from keys.cli.bench import tell
 from keys.queries import load_queries
 

@@ -14,11 +14,27 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from gateway.errors import PeriodRefused
+
 DAY = timedelta(days=1)
 MIDNIGHT = time()
+FIRST, LAST = date(2000, 1, 1), date(2099, 12, 31)
+"""Nothing is older, and nothing newer."""
+PERIOD_DAYS_MAX = 400
+"""How many days one answer may be about: a year, and a month to compare it with."""
 
 Cutoffs = Mapping[str, Sequence[tuple[date, time]]]
 """By department: the cut-off, and from which local date on it holds."""
+
+
+def require_period(first: date, last: date) -> None:
+    """Raises `PeriodRefused` unless these are the first and the last of at most `PERIOD_DAYS_MAX` dates."""
+    if first > last:
+        raise PeriodRefused("The first date comes after the last one.", ["/from", "/to"])
+    if (last - first).days >= PERIOD_DAYS_MAX:
+        raise PeriodRefused(f"At most {PERIOD_DAYS_MAX} days at once: ask for fewer.", ["/from", "/to"])
+    if first < FIRST or last > LAST:
+        raise PeriodRefused(f"Dates are of the years {FIRST.year} to {LAST.year}.", ["/from", "/to"])
 
 
 class Calendar:

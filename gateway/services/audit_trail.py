@@ -11,10 +11,9 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from gateway.errors import NotFound
-from gateway.rules.calendar import Calendar
+from gateway.rules.calendar import FIRST, LAST, Calendar
 from gateway.rules.card import Brands
 from gateway.rules.staff import EVERYWHERE, Permission, Staff
-from gateway.services.books import FIRST, LAST
 from gateway.services.looks import Looks
 from gateway.services.reach import Reach
 from keys.audit import CITY

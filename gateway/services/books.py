@@ -6,26 +6,19 @@ moment until another.
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from gateway.errors import PeriodRefused
-from gateway.rules.calendar import Calendar
+from gateway.rules.calendar import DAY, FIRST, LAST, Calendar, Cutoffs
 from gateway.rules.gl import NO_SERVICE, Chart, Mapped
-
-DAY = timedelta(days=1)
-DAYS_MAX = 400
-"""How many days one answer may be about: a year, and a month to compare it with."""
-FIRST, LAST = date(2000, 1, 1), date(2999, 12, 31)
-"""Nothing is older, and nothing newer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What the owner has set."""
 
-    cutoffs: dict[str, list[tuple[date, time]]]
+    cutoffs: Cutoffs
     mapped: list[Mapped]
     registered: dict[tuple[str, str], str]
 
@@ -101,14 +94,3 @@ class Books:
 async def books_of(store: BookStore, departments: Collection[str], zone: ZoneInfo) -> Books:
     """The books of these departments, as they are set now."""
     return Books(await store.kept(departments), zone)
-
-
-def require_period(first: date | None, last: date | None) -> tuple[date, date]:
-    """Raises `PeriodRefused` unless both are there, in order, and not too far apart."""
-    if first is None or last is None:
-        raise PeriodRefused("Say from which business date to which.", ["/from", "/to"])
-    if first > last:
-        raise PeriodRefused("The first date comes after the last one.", ["/from", "/to"])
-    if last - first >= DAYS_MAX * DAY:
-        raise PeriodRefused(f"At most {DAYS_MAX} days at once: ask for fewer.", ["/from", "/to"])
-    return first, last

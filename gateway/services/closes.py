@@ -27,7 +27,7 @@ from gateway.errors import (
     PeriodRefused,
     Unavailable,
 )
-from gateway.rules.calendar import Calendar, Cutoffs
+from gateway.rules.calendar import Calendar, Cutoffs, require_period
 from gateway.rules.card import Brands
 from gateway.rules.ids import new_id
 from gateway.rules.pack import FORMAT, Seal, canonical, public_keys, told
@@ -35,7 +35,6 @@ from gateway.rules.staff import PERMISSIONS, Permission, Staff
 from gateway.services.exceptions import require_note
 from gateway.services.ports import Clock, CommitUnknown
 from gateway.services.reach import Reach
-from gateway.services.reconciliations import require_period
 from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
 from keys.errors import BrokenSeal
 from keys.secret import Secret
@@ -375,9 +374,7 @@ class Closes:
         ]
 
     async def _require_ended(self, departments: Collection[str], first: date, last: date) -> None:
-        if last < first:
-            raise PeriodRefused("The first date comes after the last one.", ["/from", "/to"])
-        require_period(first, last)  # of years that a calendar has
+        require_period(first, last)
         calendar = Calendar(self._city, await self._store.cutoffs(departments))
         now = self._clock.now()
         if any(calendar.end(each, last) + SETTLES > now for each in departments):

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
-from gateway.errors import InvalidRequest, NotFound, Unavailable
+from gateway.errors import InvalidRequest, NotFound, PeriodRefused, Unavailable
+from gateway.rules.calendar import require_period
 from gateway.rules.gl import split
 from gateway.rules.ids import new_id
 from gateway.rules.staff import Permission, Staff
-from gateway.services.books import Books, BookStore, Span, books_of, require_period
+from gateway.services.books import Books, BookStore, Span, books_of
 from gateway.services.charge_search import Row
 from gateway.services.looks import Looks
 from gateway.services.reach import Reach
@@ -194,7 +195,10 @@ class Exports:
                 raise NotFound
             found = self._store.items(made.departments, order.reconciliation_id)
             return made.first, made.last, _rows(found, _item)
-        first, last = require_period(order.first, order.last)
+        first, last = order.first, order.last
+        if first is None or last is None:
+            raise PeriodRefused("Say from which business date to which.", ["/from", "/to"])
+        require_period(first, last)
         books = await books_of(self._books, departments, self._zone)
         spans = books.spans(departments, first, last, None, None)
         if order.kind == "charges":

@@ -11,19 +11,17 @@ for each stage of a chargeback (`rules.postings`).
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 from gateway.rules import postings
-from gateway.rules.calendar import Calendar, Cutoffs
+from gateway.rules.calendar import DAY, Calendar, Cutoffs
 from gateway.rules.chargebacks import Stage, after
 from gateway.rules.ids import new_id
 from gateway.rules.journal import Entry
 from gateway.rules.settlement import DepositLine, LineKind, SettlementLine
 from keys.audit import CITY
-
-DAY = timedelta(days=1)
 
 Charge = tuple[str, str]
 """Its department and its id."""

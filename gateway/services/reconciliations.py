@@ -15,13 +15,13 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from itertools import chain
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
-from gateway.errors import NotFound, PeriodRefused, Unavailable
-from gateway.rules.calendar import Calendar, Cutoffs
+from gateway.errors import NotFound, Unavailable
+from gateway.rules.calendar import DAY, Calendar, Cutoffs, require_period
 from gateway.rules.deposits import Banked, Batch, Deposit, bank, judge_deposits
 from gateway.rules.ids import new_id
 from gateway.rules.match import Item, Moved, Settled, State, Terms, exception_id, expected_net, judge
@@ -33,11 +33,8 @@ from gateway.services.ports import Clock, CommitUnknown
 from gateway.services.reach import Reach
 from keys.audit import CITY, AuditEvent, AuditPen, AuditRow, Outcome
 
-DAY = timedelta(days=1)
-DAYS_MAX = 400
 AT_ONCE_MAX = 2
 """Each has a connection to itself, for as long as it takes; the others wait, without one."""
-YEARS = range(2000, 2100)
 (CURRENCY,) = ENABLED
 ID = re.compile(r"rc_[a-z2-7]{26}")
 
@@ -262,16 +259,6 @@ class Reconciliations:
             request_id=request_id,
         )
         return self._pen.row(told, made.made_at)
-
-
-def require_period(first: date, last: date) -> None:
-    """Raises `PeriodRefused` unless these are the first and the last of at most `DAYS_MAX` dates."""
-    if first > last:
-        raise PeriodRefused("The first date is after the last one.")
-    if (last - first).days >= DAYS_MAX:
-        raise PeriodRefused(f"These are more than {DAYS_MAX} days. Ask for fewer.")
-    if first.year not in YEARS or last.year not in YEARS:
-        raise PeriodRefused(f"Dates are of the years {YEARS[0]} to {YEARS[-1]}.")
 
 
 class _Work:

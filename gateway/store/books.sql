@@ -1,7 +1,8 @@
 -- What the days and the general-ledger codes of departments are.
 
 -- name: cutoffs
-SELECT department_id, valid_from, at FROM gateway.cutoffs WHERE department_id = ANY($1::text[]);
+-- Of these departments; NULL: of all that the transaction sees.
+SELECT department_id, valid_from, at FROM gateway.cutoffs WHERE $1::text[] IS NULL OR department_id = ANY($1);
 
 -- name: mapped
 SELECT department_id AS department, service, valid_from, gl_code, share FROM gateway.gl_codes

@@ -20,26 +20,24 @@ class ChargeStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sql = load_queries("gateway.store", "charge_search.sql")
-        self._books = load_queries("gateway.store", "books.sql")
 
     @asynccontextmanager
     async def looking(self, departments: Collection[str]) -> AsyncIterator["ChargeLook"]:
         """See the port."""
         async with self._database.reading_departments(departments) as connection:
-            yield ChargeLook(connection, self._sql, self._books)
+            yield ChargeLook(connection, self._sql)
 
 
 class ChargeLook:
     """Implements `services.charge_search.Look`."""
 
-    def __init__(self, connection: Connection, sql: SimpleNamespace, books: SimpleNamespace) -> None:
+    def __init__(self, connection: Connection, sql: SimpleNamespace) -> None:
         self._connection = connection
         self._sql = sql
-        self._books = books
 
     async def kept(self, departments: Collection[str]) -> Kept:
         """See the port."""
-        return await kept(self._connection, self._books, departments)
+        return await kept(self._connection, departments)
 
     async def search(self, departments: Collection[str], wanted: Filter, limit: int) -> Sequence[Row]:
         """See the port."""

@@ -1,7 +1,7 @@
 """Closes of finance as they are kept: proposed, approved and opened again, one change at a time."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import date, datetime, time
+from datetime import date, datetime
 from typing import Any
 
 import asyncpg
@@ -11,6 +11,7 @@ from gateway.errors import ExceptionsOpen, PeriodClosed
 from gateway.rules.calendar import Cutoffs
 from gateway.rules.pack import Seal
 from gateway.services.closes import Acted, Close, CloseAct, Evidence, Intervals, Proposed
+from gateway.store.books import cutoffs
 from gateway.store.database import Database
 from gateway.store.dates import Dates
 from gateway.store.evidence import LONG_S, evidence_of
@@ -35,11 +36,8 @@ class CloseStore(Mirror):
 
     async def cutoffs(self, departments: Collection[str]) -> Cutoffs:
         """See the port."""
-        found: dict[str, list[tuple[date, time]]] = {}
         async with self._database.reading_departments(departments) as connection:
-            for row in await connection.fetch(self._sql.cutoffs, list(departments)):
-                found.setdefault(row["department_id"], []).append((row["valid_from"], row["at"]))
-        return found
+            return await cutoffs(connection, departments)
 
     async def page(self, departments: Collection[str], limit: int, after: str | None) -> Sequence[Close]:
         """See the port."""

@@ -4,9 +4,6 @@
 -- several rows the SHA-256 of theirs one after the other; of none it is that of nothing. Whatever a pack lists is in
 -- the order of bytes, so that a database with other habits of sorting makes the same pack.
 
--- name: cutoffs
-SELECT department_id, valid_from, at FROM gateway.cutoffs WHERE department_id = ANY($1::text[]);
-
 -- name: page
 -- `$1` are departments; `whole` where they are all that the close covers, and only then what it came to is told.
 SELECT c.close_id, array_agg(c.department_id ORDER BY c.department_id) AS departments, c.from_date, c.to_date,

@@ -3,15 +3,17 @@
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import date, time
+from datetime import date
 from types import SimpleNamespace
 from typing import Any
 
 from gateway.formats import Kind
+from gateway.rules.calendar import Cutoffs
 from gateway.rules.chargebacks import Stage
 from gateway.rules.settlement import DepositLine, LineKind, SettlementLine
 from gateway.services.imports import Header, Imported, ImportShown, LineShown, Part
 from gateway.services.intake import Attributed, Charge, Disputed, NewStage, Posting
+from gateway.store.books import cutoffs
 from gateway.store.database import Database
 from gateway.store.mirror import Mirror
 from keys.audit import CITY, AuditRow, audit_values
@@ -94,13 +96,16 @@ class ImportBook:
         row = await self._connection.fetchrow(self._sql.earlier, sha256)
         return Imported(**row, already_imported=True) if row else None
 
-    async def cutoffs(self) -> Mapping[str, Sequence[tuple[date, time]]]:
+    async def cutoffs(self) -> Cutoffs:
         """See the port."""
-        return _by_department(await self._connection.fetch(self._sql.cutoffs))
+        return await cutoffs(self._connection)
 
     async def closed(self) -> Mapping[str, Sequence[tuple[date, date]]]:
         """See the port."""
-        return _by_department(await self._connection.fetch(self._sql.closed))
+        found: dict[str, list[tuple[date, date]]] = defaultdict(list)
+        for department, first, last in await self._connection.fetch(self._sql.closed):
+            found[department].append((first, last))
+        return found
 
     async def whose(self, departments: Collection[str], references: Collection[str]) -> Mapping[str, Charge]:
         """See the port."""
@@ -170,13 +175,6 @@ class ImportBook:
 def _columns(rows: Iterable[tuple[object, ...]], width: int) -> Sequence[Sequence[object]]:
     """Rows as arrays, which `unnest` makes rows of again: one statement however many they are."""
     return list(zip(*rows, strict=True)) or [()] * width
-
-
-def _by_department(rows: Iterable[Any]) -> Mapping[str, Sequence[tuple[Any, Any]]]:
-    found: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
-    for department, first, second in rows:
-        found[department].append((first, second))
-    return found
 
 
 def _line(department: str, charge_id: str | None, day: date, number: int, kind: str, *rest: Any) -> LineShown:

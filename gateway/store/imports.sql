@@ -8,9 +8,6 @@ SELECT pg_advisory_xact_lock(hashtext('gateway.imports'));
 SELECT import_id AS id, kind, format, lines, gross_minor, fee_minor, net_minor, currency
 FROM gateway.imports WHERE sha256 = $1;
 
--- name: cutoffs
-SELECT department_id, valid_from, at FROM gateway.cutoffs ORDER BY department_id, valid_from;
-
 -- name: closed
 -- What `gateway.is_closed` says, of all ranges at once.
 SELECT c.department_id, c.from_date, c.to_date FROM gateway.closes c

@@ -1,6 +1,5 @@
 """Reconciliations as they are read and kept: a month goes through here some thousand rows at a time."""
 
-from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import date
@@ -13,6 +12,7 @@ from gateway.rules.calendar import Cutoffs
 from gateway.rules.deposits import Batch, Deposit
 from gateway.rules.match import Item, Settled, State
 from gateway.services.reconciliations import Asked, InputFile, NewItems, ReconciledItem, Reconciliation, Subject
+from gateway.store.books import cutoffs
 from gateway.store.database import Database
 from gateway.store.dates import Dates
 from gateway.store.mirror import Mirror
@@ -93,10 +93,7 @@ class ReconciliationRun:
 
     async def cutoffs(self) -> Cutoffs:
         """See the port."""
-        cutoffs = defaultdict(list)
-        for department, valid_from, at in await self._connection.fetch(self._sql.cutoffs):
-            cutoffs[department].append((valid_from, at))
-        return cutoffs
+        return await cutoffs(self._connection)
 
     async def batches(self, first: date, last: date, files: Sequence[str]) -> Sequence[Batch]:
         """See the port."""

@@ -13,9 +13,6 @@ FROM pg_class c WHERE c.oid = 'gateway.settlement_lines'::regclass;
 -- name: files
 SELECT import_id, kind, encode(sha256, 'hex') AS sha256, settled_on FROM gateway.imports ORDER BY imported_at, import_id;
 
--- name: cutoffs
-SELECT department_id, valid_from, at FROM gateway.cutoffs;
-
 -- name: batches
 -- Whole, whatever dates their lines are of. Row-level security leaves the departments of who asks.
 SELECT s.batch, max(s.settled_on) AS settled_on, sum(s.net_minor)::bigint AS net_minor, min(s.currency) AS currency

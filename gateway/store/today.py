@@ -1,7 +1,7 @@
 """What the start page of the finance staff reads, in one transaction that writes nothing."""
 
 from collections.abc import Collection, Sequence
-from datetime import date, time
+from datetime import date
 
 from gateway.rules.calendar import Cutoffs
 from gateway.services.today import (
@@ -16,6 +16,7 @@ from gateway.services.today import (
     Unsettled,
     Waiting,
 )
+from gateway.store.books import cutoffs
 from gateway.store.database import Database
 from keys.audit import CITY
 from keys.queries import load_queries
@@ -30,11 +31,8 @@ class TodayStore:
 
     async def cutoffs(self, departments: Collection[str]) -> Cutoffs:
         """See the port."""
-        found: dict[str, list[tuple[date, time]]] = {}
         async with self._database.reading_departments(departments) as connection:
-            for row in await connection.fetch(self._sql.cutoffs, list(departments)):
-                found.setdefault(row["department_id"], []).append((row["valid_from"], row["at"]))
-        return found
+            return await cutoffs(connection, departments)
 
     async def look(
         self, departments: Collection[str], spans: Sequence[Span], recent: Sequence[Span], day: date

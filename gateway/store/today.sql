@@ -1,8 +1,5 @@
 -- What the start page shows. `$1` are departments; business dates come as intervals, one row of the arrays each.
 
--- name: cutoffs
-SELECT department_id, valid_from, at FROM gateway.cutoffs WHERE department_id = ANY($1::text[]) ORDER BY 1, 2;
-
 -- name: taken
 -- What was done in each interval, by when its first entry was recorded.
 SELECT d.department, d.day,

@@ -1,7 +1,7 @@
 """The admin site for scripts: JSON under `/admin/v1`, the same things as the pages, and the health routes."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from aiohttp import web
@@ -10,6 +10,7 @@ from gateway.rules.lifecycle import Verdict
 from gateway.rules.staff import Permission
 from gateway.services.approvals import SHOWN_MAX, Approvals, WaitingRefund
 from gateway.services.staff import StaffSessions
+from gateway.web.answer import answer, listed
 from gateway.web.gate import PUBLIC, SESSION, STAFF, StaffRoute
 from gateway.web.health import Health
 from gateway.web.schema import Typed, read_body
@@ -108,7 +109,7 @@ class Admin:
         signed_in = await self._sessions.sign_in(
             body.username, Secret(body.password), body.totp, "script", request[REQUEST_ID]
         )
-        return _json(SessionObject(signed_in.session.reveal(), signed_in.expires.astimezone(UTC)), 201)
+        return answer(SessionObject(signed_in.session.reveal(), signed_in.expires.astimezone(UTC)), 201)
 
     async def sign_out(self, request: web.Request) -> web.Response:
         """`DELETE /admin/v1/sessions`."""
@@ -118,7 +119,7 @@ class Admin:
     async def me(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/me`."""
         staff = request[STAFF]
-        return _json(StaffObject(staff.username, sorted(staff.roles), sorted(staff.departments)))
+        return answer(StaffObject(staff.username, sorted(staff.roles), sorted(staff.departments)))
 
     async def change_password(self, request: web.Request) -> web.Response:
         """`POST /admin/v1/password`."""
@@ -130,7 +131,7 @@ class Admin:
         """`GET /admin/v1/refunds`."""
         waiting = await self._approvals.waiting(request[STAFF])
         data = [_refund(refund) for refund in waiting[:SHOWN_MAX]]
-        return _json({"object": "list", "data": data, "has_more": len(waiting) > SHOWN_MAX})
+        return listed(data, has_more=len(waiting) > SHOWN_MAX)
 
     async def approve_refund(self, request: web.Request) -> web.Response:
         """`POST /admin/v1/refunds/{id}/approve`."""
@@ -143,16 +144,16 @@ class Admin:
     async def _decide(self, request: web.Request, verdict: Verdict) -> web.Response:
         read_body(await request.read() or EMPTY, NothingBody)
         refund = await self._approvals.decide(request[STAFF], request.match_info["id"], verdict, request[REQUEST_ID])
-        return _json(_refund(refund, verdict))
+        return answer(_refund(refund, verdict))
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """`GET /healthz`."""
-        return _json({"status": "ok"})
+        return answer({"status": "ok"})
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """`GET /readyz`."""
         report = await self._health.report()
-        return _json(report, 503 if report["status"] == "unavailable" else 200)
+        return answer(report, 503 if report["status"] == "unavailable" else 200)
 
 
 def _refund(refund: WaitingRefund, verdict: Verdict | None = None) -> WaitingRefundObject:
@@ -171,7 +172,3 @@ def _refund(refund: WaitingRefund, verdict: Verdict | None = None) -> WaitingRef
         verdict=verdict,
         created=refund.requested_at.astimezone(UTC),
     )
-
-
-def _json(content: Any, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(content), content_type="application/json")

@@ -36,6 +36,7 @@ from gateway.services.movements import MovementRequest, Movements
 from gateway.services.ports import Answer
 from gateway.services.refusals import Refusals
 from gateway.services.tokens import Tokens
+from gateway.web.answer import answer
 from gateway.web.bodies import AmountBody, ChargeBody, TokenBody, VoidBody, card_given, charge_request
 from gateway.web.certificates import client_certificate
 from gateway.web.health import Health
@@ -214,12 +215,12 @@ class Api:
 
     async def show_token(self, request: web.Request) -> web.Response:
         """`GET /v1/tokens/{id}`."""
-        return _json(token_object(await self._tokens.show(request[CALLER], request.match_info["id"])))
+        return answer(token_object(await self._tokens.show(request[CALLER], request.match_info["id"])))
 
     async def erase_token(self, request: web.Request) -> web.Response:
         """`DELETE /v1/tokens/{id}`."""
         token = await self._tokens.erase(request[CALLER], request.match_info["id"], request[REQUEST_ID])
-        return _json(token_object(token))
+        return answer(token_object(token))
 
     async def create_charge(self, request: web.Request) -> web.Response:
         """`POST /v1/charges`."""
@@ -229,7 +230,7 @@ class Api:
 
     async def show_charge(self, request: web.Request) -> web.Response:
         """`GET /v1/charges/{id}`."""
-        return _json(charge_object(await self._charges.show(request[CALLER], request.match_info["id"])))
+        return answer(charge_object(await self._charges.show(request[CALLER], request.match_info["id"])))
 
     async def list_charges(self, request: web.Request) -> web.Response:
         """`GET /v1/charges`."""
@@ -247,7 +248,7 @@ class Api:
             request[CALLER], query.get("reference"), limit + 1, query.get("starting_after")
         )
         data = [charge_object(charge) for charge in found[:limit]]
-        return _json(ListObject("list", data, has_more=len(found) > limit))
+        return answer(ListObject("list", data, has_more=len(found) > limit))
 
     async def capture_charge(self, request: web.Request) -> web.Response:
         """`POST /v1/charges/{id}/capture`."""
@@ -269,16 +270,16 @@ class Api:
 
     async def show_refund(self, request: web.Request) -> web.Response:
         """`GET /v1/refunds/{id}`."""
-        return _json(refund_object(await self._movements.show_refund(request[CALLER], request.match_info["id"])))
+        return answer(refund_object(await self._movements.show_refund(request[CALLER], request.match_info["id"])))
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """`GET /healthz`."""
-        return _json({"status": "ok"})
+        return answer({"status": "ok"})
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """`GET /readyz`."""
         report = await self._health.report()
-        return _json(report, 503 if report["status"] == "unavailable" else 200)
+        return answer(report, 503 if report["status"] == "unavailable" else 200)
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """`GET /openapi.json`."""
@@ -352,7 +353,3 @@ def _answer(answer: Answer) -> web.Response:
     kind = "application/json" if answer.status < 400 else "application/problem+json"  # noqa: PLR2004 - errors
     headers = {"Location": answer.location} if answer.location else None
     return web.Response(status=answer.status, body=answer.body, content_type=kind, headers=headers)
-
-
-def _json(content: object, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(content), content_type="application/json")

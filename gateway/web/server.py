@@ -212,7 +212,7 @@ class SafeServer:
                 ssl_handshake_timeout=self.limits.handshake_s if self.tls else None,
                 ssl_shutdown_timeout=self.limits.linger_s if self.tls else None,
             )
-        except OSError as error:  # no TLS, bad TLS, too slow, gone
+        except (OSError, UnicodeDecodeError) as error:  # no TLS, bad TLS, too slow, gone; no name that can be read
             self.log.debug("handshake.failed", error=type(error).__name__)
             return
         try:
@@ -403,7 +403,8 @@ def _silence_libraries(log: FilteringBoundLogger) -> None:
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL + 1)
 
     def describe(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        log.error("loop.failed", **described(context.get("exception")))
+        # What it speaks of, by the loop's own names: its texts quote what a callback was called with.
+        log.error("loop.failed", about=sorted(context), **described(context.get("exception")))
 
     asyncio.get_running_loop().set_exception_handler(describe)
 

@@ -11,13 +11,14 @@ from decimal import Decimal
 from functools import cache
 
 from gateway.errors import InvalidRequest
+from gateway.rules.calendar import FIRST, LAST
 from gateway.rules.card import Brands
 from gateway.rules.money import ENABLED
-from gateway.services.books import FIRST, LAST
 
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 LIMIT = re.compile(r"[1-9][0-9]{0,2}")
 LIMIT_USUAL, LIMIT_MAX = 50, 200
+NUMBER = re.compile(r"[0-9]{1,9}")
 MINOR = re.compile(r"[0-9]{1,15}")
 TYPED = re.compile(r"(?:[0-9]{1,13}|[0-9]{1,3}(?:,[0-9]{3}){1,3})(?:\.[0-9]{2})?")
 DIGITS = max(ENABLED.values())
@@ -51,6 +52,14 @@ def limit(asked: Mapping[str, str]) -> int:
     text = asked.get("limit", str(LIMIT_USUAL))
     if not LIMIT.fullmatch(text) or int(text) > LIMIT_MAX:
         raise InvalidRequest(f"`limit` must be 1 to {LIMIT_MAX}.", ["/limit"])
+    return int(text)
+
+
+def place(asked: Mapping[str, str]) -> int:
+    """The number behind which a numbered list goes on, 0 at its beginning; raises `InvalidRequest`."""
+    text = asked.get("starting_after", "0")
+    if not NUMBER.fullmatch(text):
+        raise InvalidRequest("`starting_after` is the id of an item of this list.", ["/starting_after"])
     return int(text)
 
 

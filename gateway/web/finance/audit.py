@@ -9,6 +9,7 @@ from aiohttp import web
 from gateway.errors import CardNumberInText, InvalidRequest, NotFound
 from gateway.rules.staff import Permission
 from gateway.services.audit_trail import AuditTrail, Told, Wanted
+from gateway.web.answer import listed
 from gateway.web.finance.asked import days, limit, text
 from gateway.web.gate import QUERY, STAFF, StaffRoute
 from gateway.web.renderer import Renderer
@@ -33,7 +34,7 @@ class AuditFace:
     async def list_events(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/audit`."""
         rows, has_more = await self._trail.search(request[STAFF], _wanted(request[QUERY]), request[REQUEST_ID])
-        return web.json_response({"object": "list", "data": [_event(row) for row in rows], "has_more": has_more})
+        return listed([_event(row) for row in rows], has_more=has_more)
 
     async def events(self, request: web.Request) -> web.Response:
         """`GET /audit`. A question that was refused comes back empty."""

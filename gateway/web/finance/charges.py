@@ -10,6 +10,7 @@ from aiohttp import web
 from gateway.errors import CardNumberInText, InvalidRequest, NotFound
 from gateway.rules.staff import Permission
 from gateway.services.charge_search import STATES, ChargeSearch, Found, Page, Question, Step
+from gateway.web.answer import answer, listed
 from gateway.web.finance.asked import amount_minor, days, limit, text
 from gateway.web.gate import QUERY, STAFF, StaffRoute
 from gateway.web.renderer import Renderer
@@ -39,12 +40,12 @@ class ChargesFace:
         asked = request[QUERY]
         page = await self._search.search(request[STAFF], _question(asked, typed=False))
         data = [_charge(found) for found in page.found]
-        return web.json_response({"object": "list", "data": data, "has_more": page.has_more})
+        return listed(data, has_more=page.has_more)
 
     async def get_charge(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/charges/{id}`."""
         found, story = await self._search.story(request[STAFF], request.match_info["id"])
-        return web.json_response(_charge(found) | {"story": [_step(step) for step in story]})
+        return answer(_charge(found) | {"story": [_step(step) for step in story]})
 
     async def charges(self, request: web.Request) -> web.Response:
         """`GET /charges`."""

@@ -21,6 +21,7 @@ from gateway.errors import (
 from gateway.rules.pack import Seal
 from gateway.rules.staff import Permission
 from gateway.services.closes import Close, CloseAct, Closes, Status
+from gateway.web.answer import answer, listed
 from gateway.web.finance import asked
 from gateway.web.gate import FORM, QUERY, STAFF, StaffRoute, see_other
 from gateway.web.renderer import Renderer, may
@@ -122,23 +123,23 @@ class ClosesFace:
     async def propose(self, request: web.Request) -> web.Response:
         """`POST /admin/v1/closes`."""
         close = await self._propose(request, read_body(await request.read(), CloseBody))
-        return _json(_object(close), 201)
+        return answer(_object(close), 201)
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/closes`: the latest dates first."""
         query = request[QUERY]
         after = asked.text(query, "starting_after")
         found, more = await self._closes.page(request[STAFF], asked.limit(query), after)
-        return _json({"object": "list", "data": [_object(each) for each in found], "has_more": more})
+        return listed([_object(each) for each in found], has_more=more)
 
     async def get(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/closes/{id}`."""
-        return _json(_object(await self._closes.get(request[STAFF], request.match_info["id"])))
+        return answer(_object(await self._closes.get(request[STAFF], request.match_info["id"])))
 
     async def act(self, request: web.Request) -> web.Response:
         """`POST /admin/v1/closes/{id}/approve`, and the other acts."""
         body = read_body(await request.read() or EMPTY, ReasonBody)
-        return _json(_object(await self._done(request, body.reason)))
+        return answer(_object(await self._done(request, body.reason)))
 
     async def keys(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/closes/keys`: public keys, in base64, to check signatures with."""
@@ -146,7 +147,7 @@ class ClosesFace:
             {"number": number, "algorithm": "Ed25519", "public_key": base64.b64encode(key).decode()}
             for number, key in self._closes.keys(request[STAFF]).items()
         ]
-        return _json({"object": "list", "data": data, "has_more": False})
+        return listed(data, has_more=False)
 
     # --- both ---
 
@@ -282,7 +283,3 @@ def _download(content: bytes, name: str) -> web.Response:
     answer = web.Response(body=content, content_type="application/json")
     answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return answer
-
-
-def _json(content: Any, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(content), content_type="application/json")

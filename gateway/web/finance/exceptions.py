@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import ClassVar, Literal, cast, get_args
 from urllib.parse import urlencode
 
 import msgspec
@@ -15,6 +15,7 @@ from gateway.errors import AlreadyDecided, CardNumberInText, GatewayError, Inval
 from gateway.rules.match import State
 from gateway.rules.staff import Permission
 from gateway.services.exceptions import WRITES_OFF, Act, Difference, Exceptions, Resolution, Sought, Status
+from gateway.web.answer import answer, listed
 from gateway.web.finance import asked
 from gateway.web.finance.reconciliations import REASONS
 from gateway.web.gate import FORM, QUERY, STAFF, StaffRoute, see_other
@@ -137,17 +138,17 @@ class ExceptionsFace:
         sought, limit = _sought(query), asked.limit(query)
         after = asked.text(query, "starting_after")
         found, more = await self._exceptions.page(request[STAFF], sought, limit, after)
-        return _json({"object": "list", "data": [self._object(each) for each in found], "has_more": more})
+        return listed([self._object(each) for each in found], has_more=more)
 
     async def get(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/exceptions/{id}`."""
-        return _json(self._object(await self._exceptions.get(request[STAFF], request.match_info["id"])))
+        return answer(self._object(await self._exceptions.get(request[STAFF], request.match_info["id"])))
 
     async def act(self, request: web.Request) -> web.Response:
         """`POST /admin/v1/exceptions/{id}/take`, and the other acts."""
         act, raw = _act(request), await request.read() or EMPTY
         body = read_body(raw, ResolveBody) if act == "resolve" else read_body(raw, NoteBody)
-        return _json(self._object(await self._done(request, act, body)))
+        return answer(self._object(await self._done(request, act, body)))
 
     # --- people ---
 
@@ -324,7 +325,3 @@ def _resolutions() -> Sequence[tuple[str, str]]:
         (each, each.replace("_", " ").capitalize() + (" (posted to over/short)" if each in WRITES_OFF else ""))
         for each in Resolution
     ]
-
-
-def _json(content: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")

@@ -4,7 +4,6 @@ A script waits for its file's end. A person is led to a page that says how far i
 the form with the reason of a refusal; the import goes on whether they look or not.
 """
 
-import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from http import HTTPStatus
@@ -13,12 +12,13 @@ from typing import ClassVar
 import msgspec
 from aiohttp import web
 
-from gateway.errors import InvalidRequest
 from gateway.formats import Kind, formats
 from gateway.rules.settlement import DepositLine
 from gateway.rules.staff import Permission
 from gateway.services.imports import SHOWN_MAX, Imported, Imports, ImportShown, LineShown
-from gateway.web.finance.asked import text
+from gateway.web.answer import answer, first
+from gateway.web.finance.asked import limit as limit_of
+from gateway.web.finance.asked import place, text
 from gateway.web.finance.jobs import Jobs
 from gateway.web.gate import QUERY, STAFF, StaffRoute, see_other
 from gateway.web.head import MULTIPART
@@ -35,8 +35,6 @@ USUAL: dict[Kind, str] = {"settlement": "native", "deposit": "bai2"}
 """How a file is read where nothing is said."""
 NAMES = {"native": "Native CSV", "stripe": "Stripe: payout reconciliation, itemized", "bai2": "BAI2"}
 """What people call a format; another one is called by its own name."""
-
-NUMBER = re.compile(r"[0-9]{1,9}")
 
 READ, MAKE = Permission.LEDGER_READ, Permission.IMPORTS_MAKE
 
@@ -151,7 +149,7 @@ class ImportsFace:
         imported = await self._imports.take(
             request[STAFF], kind, name, request[UPLOAD].file, request[REQUEST_ID], lambda _lines: None
         )
-        return _json(_imported(imported), HTTPStatus.CREATED)
+        return answer(_imported(imported), HTTPStatus.CREATED)
 
     async def list_settlements(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/settlements`."""
@@ -162,9 +160,10 @@ class ImportsFace:
         return await self._list(request, "deposit")
 
     async def _list(self, request: web.Request, kind: Kind) -> web.Response:
-        query, limit = request[QUERY], _limit(request)
+        query = request[QUERY]
+        limit = limit_of(query)
         found = await self._imports.imports(request[STAFF], kind, limit, text(query, "starting_after"))
-        return _listed([_import(each) for each in found], limit)
+        return first([_import(each) for each in found], limit)
 
     async def show_settlement(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/settlements/{id}`."""
@@ -173,24 +172,26 @@ class ImportsFace:
             PartObject(part.department, part.batch, part.lines, part.gross_minor, part.fee_minor, part.net_minor)
             for part in parts
         ]
-        return _json(msgspec.structs.replace(_import(shown), parts=told))
+        return answer(msgspec.structs.replace(_import(shown), parts=told))
 
     async def show_deposit(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/deposits/{id}`."""
         shown, _ = await self._imports.one(request[STAFF], "deposit", request.match_info["id"])
-        return _json(_import(shown))
+        return answer(_import(shown))
 
     async def list_settlement_lines(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/settlements/{id}/lines`."""
-        limit = _limit(request)
-        lines = await self._imports.settlement_lines(request[STAFF], request.match_info["id"], limit, _after(request))
-        return _listed([_settlement_line(each) for each in lines], limit)
+        query = request[QUERY]
+        limit, after = limit_of(query), place(query)
+        lines = await self._imports.settlement_lines(request[STAFF], request.match_info["id"], limit, after)
+        return first([_settlement_line(each) for each in lines], limit)
 
     async def list_deposit_lines(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/deposits/{id}/lines`."""
-        limit = _limit(request)
-        lines = await self._imports.deposit_lines(request[STAFF], request.match_info["id"], limit, _after(request))
-        return _listed([_deposit_line(each) for each in lines], limit)
+        query = request[QUERY]
+        limit, after = limit_of(query), place(query)
+        lines = await self._imports.deposit_lines(request[STAFF], request.match_info["id"], limit, after)
+        return first([_deposit_line(each) for each in lines], limit)
 
     # --- people ---
 
@@ -245,7 +246,8 @@ class ImportsFace:
 
     async def settlement(self, request: web.Request) -> web.Response:
         """`GET /settlements/{id}`."""
-        staff, import_id, after = request[STAFF], request.match_info["id"], _after(request)
+        staff, import_id, query = request[STAFF], request.match_info["id"], request[QUERY]
+        after = place(query)
         shown, parts = await self._imports.one(staff, "settlement", import_id)
         lines = await self._imports.settlement_lines(staff, import_id, after=after)
         return self._page(
@@ -256,12 +258,13 @@ class ImportsFace:
             lines=lines[:SHOWN_MAX],
             paged=bool(after),
             more=lines[SHOWN_MAX - 1].line.line if len(lines) > SHOWN_MAX else 0,
-            now=request[QUERY].get("now", ""),
+            now=query.get("now", ""),
         )
 
     async def deposit(self, request: web.Request) -> web.Response:
         """`GET /deposits/{id}`."""
-        staff, import_id, after = request[STAFF], request.match_info["id"], _after(request)
+        staff, import_id, query = request[STAFF], request.match_info["id"], request[QUERY]
+        after = place(query)
         shown, _ = await self._imports.one(staff, "deposit", import_id)
         lines = await self._imports.deposit_lines(staff, import_id, after=after)
         return self._page(
@@ -271,7 +274,7 @@ class ImportsFace:
             lines=lines[:SHOWN_MAX],
             paged=bool(after),
             more=lines[SHOWN_MAX - 1].line if len(lines) > SHOWN_MAX else 0,
-            now=request[QUERY].get("now", ""),
+            now=query.get("now", ""),
         )
 
 
@@ -331,29 +334,3 @@ def _deposit_line(line: DepositLine) -> DepositLineObject:
         batch=line.batch,
         reference=line.bank_reference,
     )
-
-
-def _limit(request: web.Request) -> int:
-    limit = _number(request, "limit", SHOWN_MAX)
-    if not 1 <= limit <= SHOWN_MAX:
-        raise InvalidRequest(f"limit is a whole number from 1 to {SHOWN_MAX}.", ["/limit"])
-    return limit
-
-
-def _after(request: web.Request) -> int:
-    return _number(request, "starting_after", 0)
-
-
-def _number(request: web.Request, name: str, usual: int) -> int:
-    given = request[QUERY].get(name, str(usual))
-    if not NUMBER.fullmatch(given):
-        raise InvalidRequest(f"{name} is a whole number.", [f"/{name}"])
-    return int(given)
-
-
-def _listed(found: Sequence[msgspec.Struct], limit: int) -> web.Response:
-    return _json({"object": "list", "data": found[:limit], "has_more": len(found) > limit})
-
-
-def _json(content: object, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(content), content_type="application/json")

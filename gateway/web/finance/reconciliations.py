@@ -11,7 +11,9 @@ from gateway.errors import InvalidRequest, PeriodRefused
 from gateway.rules.match import State
 from gateway.rules.staff import Permission
 from gateway.services.reconciliations import ReconciledItem, Reconciliation, Reconciliations
+from gateway.web.answer import answer, first
 from gateway.web.finance.asked import limit as asked_limit
+from gateway.web.finance.asked import place
 from gateway.web.gate import FORM, QUERY, STAFF, StaffRoute, see_other
 from gateway.web.renderer import Renderer, may
 from gateway.web.schema import Typed, convert, read_body
@@ -19,7 +21,6 @@ from gateway.web.server import REQUEST_ID
 
 LISTED = 50
 """So many on a page."""
-DIGITS_MAX = 9
 CALM = frozenset({State.MATCHED, State.TIMING})
 """About these nothing is to be done."""
 PAGED = frozenset({"limit", "starting_after"})
@@ -90,25 +91,25 @@ class ReconciliationsFace:
     async def make(self, request: web.Request) -> web.Response:
         """`POST /admin/v1/reconciliations`."""
         body = read_body(await request.read(), AskedBody)
-        return _json(_object(await self._make(request, body)), 201)
+        return answer(_object(await self._make(request, body)), 201)
 
     async def latest(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/reconciliations`."""
         query = request[QUERY]
         limit = asked_limit(query)
         made = await self._reconciliations.latest(request[STAFF], limit + 1, query.get("starting_after"))
-        return _json(_list([_object(one) for one in made], limit))
+        return first([_object(one) for one in made], limit)
 
     async def get(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/reconciliations/{id}`."""
-        return _json(_object(await self._reconciliations.get(request[STAFF], request.match_info["id"])))
+        return answer(_object(await self._reconciliations.get(request[STAFF], request.match_info["id"])))
 
     async def items(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/reconciliations/{id}/items`."""
         query = request[QUERY]
         limit = asked_limit(query)
         found = await self._items(request, limit, State)
-        return _json(_list([_item(one) for one in found], limit))
+        return first([_item(one) for one in found], limit)
 
     # --- for people ---
 
@@ -167,11 +168,9 @@ class ReconciliationsFace:
 
     async def _items(self, request: web.Request, limit: int, usual: Iterable[State]) -> list[ReconciledItem]:
         """One more than asked for, of the state that is asked for or of the usual ones."""
-        after = request[QUERY].get("starting_after", "0")
-        if not (after.isascii() and after.isdigit() and len(after) <= DIGITS_MAX):
-            raise InvalidRequest("`starting_after` is the id of an item of this list.")
-        state = _state(request[QUERY])
-        asked = request.match_info["id"], [state] if state else list(usual), limit + 1, int(after)
+        query = request[QUERY]
+        state, after = _state(query), place(query)
+        asked = request.match_info["id"], [state] if state else list(usual), limit + 1, after
         return list(await self._reconciliations.items(request[STAFF], *asked))
 
 
@@ -220,11 +219,3 @@ def _item(item: ReconciledItem) -> dict[str, Any]:
         "batch": item.batch,
         "exception": item.exception_id,
     }
-
-
-def _list(data: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    return {"object": "list", "data": data[:limit], "has_more": len(data) > limit}
-
-
-def _json(content: Any, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(content), content_type="application/json")

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from gateway.rules.staff import Permission
 from gateway.services.today import AGES, CURRENCY, DaySum, Glance, TodayPage
+from gateway.web.answer import answer
 from gateway.web.gate import STAFF, StaffRoute
 from gateway.web.plots import stacks
 from gateway.web.renderer import Renderer, may
@@ -34,7 +35,7 @@ class TodayFace:
 
     async def today(self, request: web.Request) -> web.Response:
         """`GET /admin/v1/today`."""
-        return web.json_response(_object(await self._today.glance(request[STAFF])))
+        return answer(_object(await self._today.glance(request[STAFF])))
 
 
 def _object(glance: Glance) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import date
 from pathlib import Path
 
 import asyncpg
@@ -14,6 +15,7 @@ from gateway.store.database import Database
 from gateway.store.ledger import Ledger
 from gateway.store.migrate import migrate
 from tests.gateway.store.city import City, founded
+from tests.gateway.store.office import Office, office_of
 from tests.gateway.store.postgres import (
     APPLICATION,
     FINGERPRINTS,
@@ -166,3 +168,17 @@ async def frail_database(postgres: Postgres, wire: Wire) -> AsyncIterator[Databa
 def frail(frail_database: Database) -> Ledger:
     """The store behind that wire."""
     return Ledger(frail_database)
+
+
+@pytest.fixture(scope="module")
+async def admin(postgres: Postgres) -> AsyncIterator[Database]:
+    """The admin process' pool."""
+    database = await Database.open(postgres.arguments("admin"), 5)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def office(admin: Database, owner: asyncpg.Connection, borough: str, days: Callable[[], date]) -> Office:
+    """Finance, with a department and a date of its own."""
+    return await office_of(owner, admin, borough, days())

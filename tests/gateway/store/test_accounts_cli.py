@@ -21,7 +21,7 @@ pytestmark = pytest.mark.server
 
 Run = Callable[..., Any]
 FIRST = date(2026, 1, 1)
-AHEAD = date(2399, 1, 1)
+AHEAD = date(2099, 1, 1)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -35,28 +35,8 @@ from tests.gateway.store.till import line, net
 
 pytestmark = pytest.mark.server
 
+YEAR = 2012
 REASON = "a late file"
-
-
-@pytest.fixture(scope="module")
-async def admin(postgres: Postgres) -> AsyncIterator[Database]:
-    """The admin process' pool."""
-    database = await Database.open(postgres.arguments("admin"), 5)
-    yield database
-    await database.close()
-
-
-@pytest.fixture(scope="module")
-def days() -> Callable[[], date]:
-    """A date of the test's own each, so that nobody meets what others left in the city's books."""
-    taken = iter(range(1, 60))
-    return lambda: date(2012, 1, 1) + next(taken) * 30 * DAY
-
-
-@pytest.fixture
-async def office(admin: Database, owner: asyncpg.Connection, borough: str, days: Callable[[], date]) -> Office:
-    """Finance, with a department and a date of its own."""
-    return await office_of(owner, admin, borough, days())
 
 
 async def pack_of(office: Office, close: Close) -> tuple[bytes, Seal]:

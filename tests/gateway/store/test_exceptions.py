@@ -1,11 +1,8 @@
 """Exceptions on a real database: who may say what of which difference, what it posts, and what the log tells."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import date
 
-import asyncpg
 import pytest
 
 from gateway.errors import (
@@ -27,30 +24,10 @@ from tests.gateway.store.till import Line, line
 
 pytestmark = pytest.mark.server
 
+YEAR = 2020
 OFF = Resolution.WRITTEN_OFF
 LATER = Resolution.PROCESSOR_ERROR
 CARD = "4111111111111111"
-
-
-@pytest.fixture(scope="module")
-async def admin(postgres: Postgres) -> AsyncIterator[Database]:
-    """The admin process' pool."""
-    database = await Database.open(postgres.arguments("admin"), 5)
-    yield database
-    await database.close()
-
-
-@pytest.fixture(scope="module")
-def days() -> Callable[[], date]:
-    """A date of the test's own each, so that nobody meets what others left in the city's books."""
-    taken = iter(range(1, 60))
-    return lambda: date(2020, 1, 1) + next(taken) * 30 * DAY
-
-
-@pytest.fixture
-async def office(admin: Database, owner: asyncpg.Connection, borough: str, days: Callable[[], date]) -> Office:
-    """Finance, with a department and a date of its own."""
-    return await office_of(owner, admin, borough, days())
 
 
 async def resolved(office: Office, one: Difference, why: Resolution = LATER, note: str = "") -> Difference:

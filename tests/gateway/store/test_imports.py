@@ -3,6 +3,7 @@
 import asyncio
 import io
 import secrets
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
@@ -366,14 +367,23 @@ async def test_who_goes_away_leaves_nothing(desk: Desk, monkeypatch: pytest.Monk
 
 
 async def test_others_go_on_while_a_long_file_is_read(desk: Desk) -> None:
-    """Reading happens beside: the loop that serves pages gets many turns for each chunk that is read and written."""
-    raw = native([of(new_id("x"), n) for n in range(2, 12_002)])
-    taking, turns = asyncio.create_task(desk.take(raw)), 0
-    while not taking.done():
-        await asyncio.sleep(0)
-        turns += 1
-    assert taking.result().lines == 12_000
-    assert turns > 100
+    """Reading happens beside: the loop that serves pages never reads of the file itself."""
+    readers = set()
+
+    class Source(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            readers.add(threading.get_ident())
+            return super().read(size)
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            readers.add(threading.get_ident())
+            return super().readline(size)
+
+    source = Source(native([of(new_id("x"), n) for n in range(2, 12_002)]))
+    taken = await desk.imports.take(staff(), "settlement", "native", source, "req_1", lambda _lines: None)
+    assert taken.lines == 12_000
+    assert readers
+    assert threading.get_ident() not in readers
 
 
 # --- who may, and what they see -----------------------------------------------------------------------------------

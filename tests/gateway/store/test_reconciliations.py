@@ -1,7 +1,7 @@
 """Reconciliations on a real database: what agrees, what does not, what was known before, and who sees which of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -22,11 +22,12 @@ from gateway.store.reconciliations import ReconciliationStore
 from keys.audit import AuditPen
 from keys.primitives import new_key
 from keys.queries import load_queries
-from tests.gateway.store.postgres import PARKS, Postgres
+from tests.gateway.store.postgres import PARKS
 from tests.gateway.store.till import FEES, Line, Till, line, net
 
 pytestmark = pytest.mark.server
 
+YEAR = 2025
 CITY = ZoneInfo("America/Los_Angeles")
 DAY = timedelta(days=1)
 NOTHING = dict.fromkeys(map(str, State), 0)
@@ -78,21 +79,6 @@ class Desk:
 def counted(**states: int) -> dict[str, int]:
     """All seven states."""
     return NOTHING | states
-
-
-@pytest.fixture(scope="module")
-async def admin(postgres: Postgres) -> AsyncIterator[Database]:
-    """The admin process' pool."""
-    database = await Database.open(postgres.arguments("admin"), 5)
-    yield database
-    await database.close()
-
-
-@pytest.fixture(scope="module")
-def days() -> Callable[[], date]:
-    """A date of the test's own each, so that nobody meets what others left in the city's books."""
-    taken = iter(range(1, 40))
-    return lambda: date(2025, 1, 1) + next(taken) * 30 * DAY
 
 
 @pytest.fixture

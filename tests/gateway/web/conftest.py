@@ -2,11 +2,14 @@
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+from tests.gateway.store.postgres import PARKS
+from tests.gateway.store.till import Till
 from tests.gateway.web.site import Site, running_site
 
 
@@ -20,3 +23,21 @@ async def site() -> AsyncIterator[Site]:
             yield site
     finally:
         shutil.rmtree(home)
+
+
+@pytest.fixture
+async def finance(site: Site) -> str:
+    """A session of somebody of finance."""
+    return await site.token(await site.person("finance"))
+
+
+@pytest.fixture
+async def approver(site: Site) -> str:
+    """A session of an approver."""
+    return await site.token(await site.person("approver"))
+
+
+@pytest.fixture
+def till(site: Site, days: Callable[[], date]) -> Callable[[], Till]:
+    """Tills of the parks, each on a date of its own."""
+    return lambda: Till(site.owner, PARKS, days())

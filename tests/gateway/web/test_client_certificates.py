@@ -500,6 +500,15 @@ async def test_a_name_that_looks_alike_is_another_name(office: Office, authority
     assert await office.ask(path) in {WRONG, REFUSED, BROKEN}
 
 
+async def test_a_name_that_cannot_be_read_is_a_failed_handshake(office: Office, authority: Authority) -> None:
+    """36: Python cannot decode it; that ends the connection as any other failure of a handshake does."""
+    office.log.entries.clear()
+    await office.ask(authority.issue("unreadable", san(ALIKE["latin 1"])))
+    async with asyncio.timeout(5):
+        while "handshake.failed" not in [entry["event"] for entry in office.log.entries]:
+            await asyncio.sleep(0.01)
+
+
 async def test_the_common_name_is_no_name(office: Office, authority: Authority) -> None:
     """36: the subject says `urn:city:parks` in all of these certificates; only the alternative name is asked."""
     assert await office.ask(authority.issue("only-cn", san(b"urn:city:nobody"))) == WRONG

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import pytest
@@ -16,24 +16,7 @@ from tests.gateway.web.site import Site
 
 pytestmark = pytest.mark.server
 
-
-@pytest.fixture(scope="module")
-def till(site: Site) -> Callable[[], Till]:
-    """A till of the parks on a date of the test's own."""
-    taken = iter(range(1, 40))
-    return lambda: Till(site.owner, PARKS, date(2016, 1, 1) + timedelta(next(taken) * 30))
-
-
-@pytest.fixture
-async def finance(site: Site) -> str:
-    """A session of somebody of finance."""
-    return await site.token(await site.person("finance"))
-
-
-@pytest.fixture
-async def approver(site: Site) -> str:
-    """A session of an approver."""
-    return await site.token(await site.person("approver"))
+YEAR = 2016
 
 
 async def propose(site: Site, token: str, till: Till, status: int = 201, **more: str) -> Any:

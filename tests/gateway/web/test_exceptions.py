@@ -1,7 +1,7 @@
 """Exceptions at the admin site: the same things for scripts and for people, and what each is shown."""
 
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,27 +12,9 @@ from tests.gateway.web.site import Site
 
 pytestmark = pytest.mark.server
 
+YEAR = 2021
 LARGE = 1_001
 SCRIPT = "<script>alert(1)</script>"
-
-
-@pytest.fixture(scope="module")
-def till(site: Site) -> Callable[[], Till]:
-    """A till of the parks on a date of the test's own."""
-    taken = iter(range(1, 40))
-    return lambda: Till(site.owner, PARKS, date(2021, 1, 1) + timedelta(next(taken) * 30))
-
-
-@pytest.fixture
-async def finance(site: Site) -> str:
-    """A session of somebody of finance."""
-    return await site.token(await site.person("finance"))
-
-
-@pytest.fixture
-async def approver(site: Site) -> str:
-    """A session of an approver."""
-    return await site.token(await site.person("approver"))
 
 
 async def differing(site: Site, till: Till, token: str, *off: int) -> list[dict[str, Any]]:

@@ -25,12 +25,6 @@ CSV = {"Content-Type": "text/csv"}
 
 
 @pytest.fixture
-async def finance(site: Site) -> str:
-    """A session of somebody of finance."""
-    return await site.token(await site.person("finance"))
-
-
-@pytest.fixture
 async def auditor(site: Site) -> str:
     """A session of an auditor."""
     return await site.token(await site.person("auditor"))

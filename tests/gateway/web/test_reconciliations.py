@@ -141,7 +141,7 @@ async def test_a_form_that_is_refused_comes_back(site: Site, token: str, day: da
 
     assert page.status == 422
     text = page.body.decode()
-    assert "The first date is after the last one." in text
+    assert "The first date comes after the last one." in text
     assert 'value="2026-11-05"' in text
 
 

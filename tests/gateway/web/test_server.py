@@ -911,6 +911,7 @@ def test_loop_tells_of_errors_by_class_only(server: Running, silence: Silence) -
 
     (entry,) = server.log.entries
     assert (entry["event"], entry["error"]) == ("loop.failed", "LookupError")
+    assert entry["about"] == ["exception", "handle", "message"]
     silence.check(server)
 
 
