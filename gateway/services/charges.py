@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from zoneinfo import ZoneInfo
 
-from gateway.errors import Unavailable
+from gateway.errors import GatewayError, Unavailable
 from gateway.rules.access import Application
 from gateway.rules.card import Card, require_valid
 from gateway.rules.idempotency import request_digest
@@ -136,10 +136,14 @@ class Charges:
         card = request.given.card if request.given else None
         part = await self._vault.card_part(caller.department, card) if card else None
         claim = Claim(ROUTE, key, request.digest, part, charge.charge_id)
-        earlier = await self._store.claimed(caller.department, ROUTE, key)
-        if earlier is not None:
+        try:
+            self._require_allowed(caller, request)
+        except GatewayError:
+            # What is refused now may have been answered before. What is allowed learns that when it is stored.
+            earlier = await self._store.claimed(caller.department, ROUTE, key)
+            if earlier is None:
+                raise
             return await self._repeat(caller, claim, earlier, card)
-        self._require_allowed(caller, request)
         prepared = await self._prepare(caller, request, charge, claim)
         await self._at(Point.RECEIVED)
         until_s = self._clock.monotonic() + HELD_S_MAX

@@ -76,18 +76,15 @@ class Movements:
         )
         digest = request_digest(request.charge_id, request.amount_minor)
         claim = Claim(ROUTES[kind], key, digest, None, asked.movement_id)
-        earlier = await self._store.claimed(caller.department, claim.route, key)
-        if earlier is None:
-            await self._at(Point.RECEIVED)
-            until_s = self._clock.monotonic() + HELD_S_MAX
-            begun = await self._store.begin_movement(asked, claim, self._row(asked, request))
-            if not isinstance(begun, Claimed):
-                if not begun.movement.running:  # it waits, or was decided while we asked whether it was committed
-                    return movement_answer(begun.charge, begun.movement)
-                return await self._sender.send(begun, None, request.request_id, until_s)
-            earlier = begun
-        require_same_request(claim, earlier)
-        return await answer_again(self._store, caller.department, claim, earlier, earlier.subject_id)
+        await self._at(Point.RECEIVED)
+        until_s = self._clock.monotonic() + HELD_S_MAX
+        begun = await self._store.begin_movement(asked, claim, self._row(asked, request))
+        if isinstance(begun, Claimed):
+            require_same_request(claim, begun)
+            return await answer_again(self._store, caller.department, claim, begun, begun.subject_id)
+        if not begun.movement.running:  # it waits, or was decided while we asked whether it was committed
+            return movement_answer(begun.charge, begun.movement)
+        return await self._sender.send(begun, None, request.request_id, until_s)
 
     def _row(self, asked: Asked, request: MovementRequest) -> AuditRow:
         subject = asked.movement_id if asked.kind is Kind.REFUND else asked.charge_id

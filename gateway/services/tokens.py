@@ -7,7 +7,7 @@ while this runs: if the run dies, whoever repeats the request gets a token whose
 from dataclasses import dataclass, replace
 from zoneinfo import ZoneInfo
 
-from gateway.errors import RequestInProgress, Unavailable
+from gateway.errors import GatewayError, RequestInProgress, Unavailable
 from gateway.rules.access import Application
 from gateway.rules.card import require_valid
 from gateway.rules.idempotency import request_digest
@@ -93,16 +93,27 @@ class Tokens:
         self._city = city
 
     async def create(
-        self, caller: Application, given: CardGiven, usage: str, key: str | None, request_id: str
+        self,
+        caller: Application,
+        given: CardGiven,
+        usage: str,
+        key: str | None,
+        request_id: str,
+        *,
+        route: str = ROUTE,
     ) -> Answer:
-        """Make a token; under a key that was used before, the answer of then."""
+        """Make a token; under a key that was used before on this route, the answer of then."""
         run = _Run(caller, given, usage, new_id("tok"), request_id, self._pen, self._clock)
         if key is not None:
-            run.claim = Claim(ROUTE, key, request_digest(usage), await self._part(run), run.token_id)
-            earlier = await self._store.claimed(caller.department, ROUTE, key)
-            if earlier is not None:
-                return await self._repeat(run, earlier)
-        run.require_allowed(self._city)
+            run.claim = Claim(route, key, request_digest(usage), await self._part(run), run.token_id)
+        try:
+            run.require_allowed(self._city)
+        except GatewayError:
+            # What is refused now may have been answered before. What is allowed learns that when it is stored.
+            earlier = await self._store.claimed(caller.department, route, key) if key is not None else None
+            if earlier is None:
+                raise
+            return await self._repeat(run, earlier)
         if given.cvc is None:
             return await self._store_token(run, "unchecked", held=False)
         return await self._verify_first(run, given.cvc)

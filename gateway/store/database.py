@@ -40,10 +40,20 @@ NO_PRIVILEGE = "42501"
 
 CONNECTION_LOST = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
 
+STALE = (ConnectionError, asyncpg.InterfaceError, *CONNECTION_LOST)
+
 BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What a connection raises when it is no good; `TimeoutError` is an `OSError`."""
 
 log = structlog.get_logger()
+
+
+AILING = frozenset({"08", "53", "57", "58", "XX"})
+"""Classes that speak of the server: connection, resources, operator, system, internal. Others are one statement's."""
+
+
+class Disturbed(Unavailable):
+    """One statement cannot be carried out now: a lock that lasts, a deadlock, a missing grant, somebody's trigger."""
 
 
 class StatementRefused(Exception):
@@ -76,6 +86,7 @@ class Database:
             min_size=1,
             max_size=pool_max,
             command_timeout=statement_timeout_s,
+            reset=_leave_as_it_is,
         )
         try:
             async with pool.acquire() as connection:
@@ -103,14 +114,17 @@ class Database:
         return self._pool.get_idle_size()
 
     @asynccontextmanager
-    async def transaction(self, department: str) -> AsyncIterator[Connection]:
-        """One commit on behalf of one department.
+    async def transaction(self, department: str, lock_wait_ms: int | None = None) -> AsyncIterator[Connection]:
+        """One commit on behalf of one department, which may wait for somebody's lock for so long.
 
         Raises:
             Unavailable: the database cannot be reached, or refused in a way that no caller can mend.
+            Disturbed: the same, because of somebody else's transaction.
+            StatementRefused: it refused a statement.
             CommitUnknown: the connection was lost while committing.
         """
-        async with self._begun("BEGIN", "gateway.department", [department]) as connection:
+        begin = "BEGIN" if lock_wait_ms is None else f"BEGIN; SET LOCAL lock_timeout = {lock_wait_ms}"
+        async with self._begun(begin, "gateway.department", [department]) as connection:
             yield connection
             await _commit(connection)
 
@@ -137,11 +151,11 @@ class Database:
 
     @asynccontextmanager
     async def _begun(self, begin: str, setting: str, departments: Collection[str]) -> AsyncIterator[Connection]:
-        async with self._connection() as connection:
-            # A literal, because SET takes no parameter and the literal form reaches every shard. The names come
-            # from our own table, whose CHECK allows [a-z0-9_] only; assert it again where they are spliced.
-            assert all(map(DEPARTMENT.fullmatch, departments)), "internal error: not a department's name"
-            await connection.execute(f"{begin}; SET LOCAL {setting} = '{','.join(sorted(departments))}'")
+        # A literal, because SET takes no parameter and the literal form reaches every shard. The names come
+        # from our own table, whose CHECK allows [a-z0-9_] only; assert it again where they are spliced.
+        assert all(map(DEPARTMENT.fullmatch, departments)), "internal error: not a department's name"
+        statements = f"{begin}; SET LOCAL {setting} = '{','.join(sorted(departments))}'"
+        async with _driver_errors(), self._connection(statements) as connection:
             try:
                 yield connection
             except BaseException:
@@ -149,27 +163,52 @@ class Database:
                 raise
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
+    async def _connection(self, begin: str) -> AsyncIterator[Connection]:
         try:
-            connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
-            try:
-                yield connection
-            finally:
-                await self._give_back(connection)
-        except asyncpg.PostgresError as error:
-            sqlstate = error.sqlstate or "?????"
-            log.warning("database.refused", sqlstate=sqlstate, error=type(error).__name__)
-            if sqlstate[:2] in BUGS and sqlstate != NO_PRIVILEGE:
-                raise StatementRefused(f"internal error: SQLSTATE {sqlstate}") from None
-            raise Unavailable from None
-        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            log.warning("database.unreachable", error=type(error).__name__)
-            raise Unavailable from None
+            connection = await self._begin(begin)
+        except STALE:  # it went away while it was idle, and nothing was done on it
+            connection = await self._begin(begin)
+        try:
+            yield connection
+        finally:
+            await self._give_back(connection)
+
+    async def _begin(self, begin: str) -> PoolConnectionProxy:
+        connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
+        try:
+            await connection.execute(begin)
+        except BaseException:
+            await _rollback(connection)
+            await self._give_back(connection)
+            raise
+        return connection
 
     async def _give_back(self, connection: PoolConnectionProxy) -> None:
-        # The pool resets the connection. Should that fail, the pool drops it, and what was committed stays so.
+        # The pool rolls back what is open. Should that fail, it drops the connection; what was committed stays so.
         with suppress(*BROKEN):
             await self._pool.release(connection)
+
+
+@asynccontextmanager
+async def _driver_errors() -> AsyncIterator[None]:
+    """Ours instead of the driver's, which may quote values."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        sqlstate = error.sqlstate or "?????"
+        log.warning("database.refused", sqlstate=sqlstate, error=type(error).__name__)
+        if sqlstate[:2] in BUGS and sqlstate != NO_PRIVILEGE:
+            raise StatementRefused(f"internal error: SQLSTATE {sqlstate}") from None
+        raise (Unavailable if sqlstate[:2] in AILING else Disturbed) from None
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        log.warning("database.unreachable", error=type(error).__name__)
+        if isinstance(error, ValueError):  # the driver's own: it never reached the server
+            raise StatementRefused("internal error: a value that is not of its column's type") from None
+        raise Unavailable from None
+
+
+async def _leave_as_it_is(_connection: Connection) -> None:
+    """Instead of the pool's own reset, a round trip: nothing here outlives its transaction."""
 
 
 async def _rollback(connection: Connection) -> None:

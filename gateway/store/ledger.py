@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from asyncpg import Record
+
 from gateway.errors import NotFound, ServiceUnknown, TokenUnusable, Unavailable
 from gateway.rules.journal import entries
 from gateway.rules.lifecycle import ENDS, UNDECIDED, VERDICTS, Event, Kind, Progress, after, sources
@@ -32,10 +34,10 @@ from gateway.services.ports import (
     Said,
     SealedRecord,
 )
+from gateway.store.batch import Ask, Steps, ask
 from gateway.store.database import Database
-from gateway.store.postgres import LEASE, Store
+from gateway.store.postgres import LEASE, Store, fields_of, names
 from keys.audit import AuditRow
-from keys.database import Connection
 from keys.queries import load_queries
 from keys.ring import WrappedDek
 
@@ -58,15 +60,19 @@ class Ledger(Store):
 
     async def begin_charge(self, intent: Intent, audit: AuditRow) -> Begun | Claimed:
         """See `ports.ChargeStore`."""
-        again = self._begun_after_all
+        department, claim = intent.charge.department, intent.claim
+        named = *names(claim), intent.charge.token_id
         return await _surely(
-            self._begin_charge(intent, audit), lambda: again(intent.claim, intent.movement, intent.new_token is None)
+            self._batches.do(department, lambda: self._begin_charge(intent, audit), *named),
+            lambda: self._begun_after_all(claim, intent.movement, with_card=intent.new_token is None),
         )
 
     async def begin_movement(self, asked: Asked, claim: Claim, audit: AuditRow) -> Begun | Claimed:
         """See `ports.ChargeStore`."""
+        named = *names(claim), asked.charge_id
         return await _surely(
-            self._begin_movement(asked, claim, audit), lambda: self._begun_after_all(claim, asked, with_card=False)
+            self._batches.do(asked.department, lambda: self._begin_movement(asked, claim, audit), *named),
+            lambda: self._begun_after_all(claim, asked, with_card=False),
         )
 
     async def take_marked(self, department: str, audit: Callable[[Movement], AuditRow]) -> Resend | None:
@@ -75,7 +81,8 @@ class Ledger(Store):
             row = await connection.fetchrow(self._ledger.take_marked, department, LEASE)
             if row is None:
                 return None
-            begun = await self._begun(connection, department, row["movement_id"], with_card=True)
+            steps = self._begun(row["movement_id"], with_card=True)
+            begun = await self._batches.alone(connection, department, steps)
             await self._audit(connection, audit(begun.movement))
         return Resend(begun, row["left_s"])
 
@@ -88,21 +95,26 @@ class Ledger(Store):
             if row is None:
                 return None
             movement_id, event = row["movement_id"], VERDICTS[row["verdict"]]
-            _, movement = await self._both(connection, department, movement_id)
+            _, movement = await self._batches.alone(connection, department, self._both(movement_id))
             if event in ENDS:
-                return await self._finish(connection, movement, event, None, render, audit(movement, event))
+                steps = self._finish(movement, event, None, render, audit(movement, event))
+                return await self._batches.alone(connection, department, steps)
             becomes = after(movement.progress, event)
             await connection.execute(self._ledger.release, department, movement_id, becomes, REQUEST_LIFE, LEASE)
             await self._audit(connection, audit(movement, event))
-            return await self._begun(connection, department, movement_id, with_card=False)
+            begun = self._begun(movement_id, with_card=False)
+            return await self._batches.alone(connection, department, begun)
 
     # -- what ends
 
     async def finish(self, movement: Movement, event: Event, said: Said, render: Render, audit: AuditRow) -> Finished:
         """See `ports.MovementStore`."""
         try:
-            async with self._database.transaction(movement.department) as connection:
-                return await self._finish(connection, movement, event, said, render, audit)
+            return await self._batches.do(
+                movement.department,
+                lambda: self._finish(movement, event, said, render, audit),
+                movement.charge_id,
+            )
         except CommitUnknown:
             raise Unavailable from None
 
@@ -110,7 +122,8 @@ class Ledger(Store):
         """See `ports.RecoveryStore`."""
         async with self._database.transaction(department) as connection:
             rows = await connection.fetch(self._ledger.take, department, limit, LEASE)
-            movements = await self._movements(connection, department, [row["movement_id"] for row in rows])
+            steps = self._movements([row["movement_id"] for row in rows])
+            movements = await self._batches.alone(connection, department, steps)
         return [
             Case(movements[row["movement_id"]], row["age_s"], row["overdue_s"], row["looks"], row["may_resend"])
             for row in rows
@@ -119,27 +132,18 @@ class Ledger(Store):
     async def postpone(self, movement: Movement, delay_s: float, *, resend_within_s: float | None = None) -> None:
         """See `ports.RecoveryStore`."""
         mark = None if resend_within_s is None else timedelta(seconds=resend_within_s)
-        async with self._database.transaction(movement.department) as connection:
-            await connection.execute(
-                self._ledger.postpone,
-                movement.department,
-                movement.movement_id,
-                movement.epoch,
-                timedelta(seconds=delay_s),
-                mark,
-            )
+        given = movement.movement_id, movement.epoch, timedelta(seconds=delay_s), mark
+        await self._batches.do(movement.department, lambda: ask("postpone", *given), movement.charge_id)
 
     # -- what there is
 
     async def charge(self, department: str, charge_id: str) -> Charge:
         """See `ports.ChargeStore`."""
-        async with self._database.reading(department) as connection:
-            return await self._charge(connection, department, charge_id)
+        return await self._look(department, self._charge(charge_id))
 
     async def movement(self, department: str, movement_id: str) -> tuple[Charge, Movement]:
         """See `ports.ChargeStore`."""
-        async with self._database.reading(department) as connection:
-            return await self._both(connection, department, movement_id)
+        return await self._look(department, self._both(movement_id))
 
     async def charges(
         self, department: str, reference: str | None, limit: int, starting_after: str | None
@@ -148,9 +152,9 @@ class Ledger(Store):
         async with self._database.reading(department) as connection:
             since = None
             if starting_after is not None:
-                since = (await self._charge(connection, department, starting_after)).created_at
+                since = (await self._batches.alone(connection, department, self._charge(starting_after))).created_at
             rows = await connection.fetch(self._ledger.charges, department, reference, since, starting_after, limit)
-        return [_charge(row) for row in rows]
+        return [_charge(dict(row)) for row in rows]
 
     async def unresolved(self) -> dict[str, int]:
         """How many movements of all departments stand in each place that is not final; who waits is one of them."""
@@ -163,90 +167,83 @@ class Ledger(Store):
 
     # -- what these are made of, each inside a transaction
 
-    async def _begin_charge(self, intent: Intent, audit: AuditRow) -> Begun | Claimed:
+    def _begin_charge(self, intent: Intent, audit: AuditRow) -> Steps[Begun | Claimed]:
         charge = intent.charge
-        async with self._database.transaction(charge.department) as connection:
-            # The key comes first: who loses it must find it, not the token that its winner has just spent.
-            if earlier := await self._take(connection, charge.department, intent.claim):
-                return earlier
-            await self._require_service(connection, charge)
-            record = None
-            if intent.new_token is None:
-                record = await self._spend(connection, charge)
-            else:
-                await self._insert_token(connection, intent.new_token)
-            if intent.details is not None:
-                await self._insert_dek(connection, charge.department, intent.details)
-            await self._insert_charge(connection, charge, intent.details)
-            movement = await self._insert_movement(connection, intent.movement)
-            await self._audit(connection, audit)
+        # The key comes first: who loses it must find it, not the token that its winner has just spent.
+        if earlier := (yield from self._take(intent.claim)):
+            return earlier
+        yield from self._require_service(charge)
+        record = None
+        if intent.new_token is None:
+            record = yield from self._spend(charge.token_id)
+        else:
+            yield from self._insert_token(intent.new_token)
+        if intent.details is not None:
+            yield from self._insert_dek(intent.details)
+        yield from self._insert_charge(charge, intent.details)
+        movement = yield from self._insert_movement(intent.movement)
+        yield from self._audit_row(audit)
         return Begun(charge, movement, record)
 
-    async def _begin_movement(self, asked: Asked, claim: Claim, audit: AuditRow) -> Begun | Claimed:
-        department, charge_id = asked.department, asked.charge_id
-        async with self._database.transaction(department) as connection:
-            if earlier := await self._take(connection, department, claim):
-                return earlier
-            await connection.execute(self._ledger.lock_charge, department, charge_id)
-            charge = await self._charge(connection, department, charge_id)
-            movement = await self._insert_movement(connection, movement_of(charge, asked, claim))
-            if movement.kind is Kind.REFUND:
-                await connection.execute(self._ledger.begin_refund, department, charge_id, movement.amount_minor)
-            else:
-                begun = self._ledger.begin_movement
-                await connection.execute(begun, department, charge_id, movement.kind, movement.progress)
-            await self._audit(connection, audit)
-            charge = await self._charge(connection, department, charge_id)
-        return Begun(charge, movement)
+    def _begin_movement(self, asked: Asked, claim: Claim, audit: AuditRow) -> Steps[Begun | Claimed]:
+        if earlier := (yield from self._take(claim)):
+            return earlier
+        charge = yield from self._charge(asked.charge_id, "lock_charge")
+        movement = yield from self._insert_movement(movement_of(charge, asked, claim))
+        refund = movement.kind is Kind.REFUND
+        begins = (None, None, movement.amount_minor) if refund else (movement.kind, movement.progress, 0)
+        row = yield from ask("begin_movement", charge.charge_id, *begins)
+        assert row is not None, "internal error: the charge is locked"
+        yield from self._audit_row(audit)
+        return Begun(_charge(fields_of(row)), movement)
 
-    async def _begun_after_all(self, claim: Claim, mine: Movement | Asked, with_card: bool) -> Begun | Claimed:
+    async def _begun_after_all(self, claim: Claim, mine: Movement | Asked, *, with_card: bool) -> Begun | Claimed:
         """After a lost commit: what the primary holds under the key decides."""
-        async with self._database.transaction(mine.department) as connection:
+
+        def steps() -> Steps[Begun | Claimed]:
             # Taken, not read: that waits for a commit which is still under way, and would be passed by.
             # Without its card part, which a rotation could refuse before it has waited.
-            earlier = await self._take(connection, mine.department, replace(claim, card_part=None))
+            earlier = yield from self._take(replace(claim, card_part=None))
             if earlier is None:
                 raise NothingCommitted  # and so undo the claim just taken
             if earlier.subject_id not in {mine.movement_id, mine.charge_id}:
                 return earlier
-            return await self._begun(connection, mine.department, mine.movement_id, with_card=with_card)
+            return (yield from self._begun(mine.movement_id, with_card=with_card))
 
-    async def _begun(self, connection: Connection, department: str, movement_id: str, *, with_card: bool) -> Begun:
-        charge, movement = await self._both(connection, department, movement_id)
+        async with self._database.transaction(mine.department) as connection:
+            return await self._batches.alone(connection, mine.department, steps())
+
+    def _begun(self, movement_id: str, *, with_card: bool) -> Steps[Begun]:
+        charge, movement = yield from self._both(movement_id)
         record = None
         if with_card and movement.kind in {Kind.SALE, Kind.AUTHORIZATION}:
-            record = await self._record(connection, department, charge.token_id)
+            record = yield from self._record(charge.token_id)
         return Begun(charge, movement, record)
 
-    async def _require_service(self, connection: Connection, charge: Charge) -> None:
-        if charge.service is None:
-            return
-        if not await connection.fetchval(self._ledger.service_exists, charge.department, charge.service):
+    def _require_service(self, charge: Charge) -> Steps[None]:
+        if charge.service is not None and (yield from ask("service", charge.service)) is None:
             raise ServiceUnknown(pointers=["/service"])
 
-    async def _spend(self, connection: Connection, charge: Charge) -> SealedRecord:
+    def _spend(self, token_id: str) -> Steps[SealedRecord]:
         """Lock the token, spend it if it is for one use, and give what it seals."""
-        locked = await connection.fetchrow(self._sql.lock_token, charge.department, charge.token_id)
+        locked = yield from ask("lock_token", token_id)
         if locked is None:
             raise NotFound(pointers=["/token"])
         if locked["status"] != "active" or not locked["fresh"]:
             raise TokenUnusable(pointers=["/token"])
         if locked["usage"] == "single":
-            await connection.execute(
-                self._sql.set_token_status, charge.department, charge.token_id, "spent", "active"
-            )
-        return await self._record(connection, charge.department, charge.token_id)
+            yield from ask("spend_token", token_id)
+        return (yield from self._record(token_id))
 
-    async def _record(self, connection: Connection, department: str, token_id: str) -> SealedRecord:
-        row = await connection.fetchrow(self._sql.sealed_token, department, token_id)
+    def _record(self, token_id: str) -> Steps[SealedRecord]:
+        row = yield from ask("sealed_token", token_id)
         assert row is not None, "internal error: a charge's token is never deleted"
         # A record whose data key is missing cannot be opened; the empty wrap fails as tampering does.
         return SealedRecord(token_id, row["sealed"] or b"", WrappedDek(row["generation"] or 0, row["wrapped"] or b""))
 
-    async def _insert_charge(self, connection: Connection, charge: Charge, details: SealedRecord | None) -> None:
-        await connection.execute(
-            self._ledger.insert_charge,
-            charge.department,
+    def _insert_charge(self, charge: Charge, details: SealedRecord | None) -> Steps[Record | None]:
+        return ask(
+            "insert_charge",
             charge.charge_id,
             charge.application_id,
             charge.token_id,
@@ -263,10 +260,9 @@ class Ledger(Store):
             details.sealed if details else None,
         )
 
-    async def _insert_movement(self, connection: Connection, movement: Movement) -> Movement:
-        not_after = await connection.fetchval(
-            self._ledger.insert_movement,
-            movement.department,
+    def _insert_movement(self, movement: Movement) -> Steps[Movement]:
+        row = yield from ask(
+            "insert_movement",
             movement.movement_id,
             movement.charge_id,
             movement.kind,
@@ -283,111 +279,82 @@ class Ledger(Store):
             LEASE,
             movement.sends,
         )
-        return replace(movement, not_after=not_after)
+        assert row is not None, "internal error: what is inserted is returned"
+        return replace(movement, not_after=row["not_after"])
 
-    async def _finish(
-        self, connection: Connection, movement: Movement, event: Event, said: Said, render: Render, audit: AuditRow
-    ) -> Finished:
-        department, movement_id = movement.department, movement.movement_id
-        moved = await self._move(connection, movement, event, said)
-        if moved:
-            await self._follow(connection, movement, event, said)
-            await self._audit(connection, audit)
-        charge, now = await self._both(connection, department, movement_id)
-        answer = render(charge, now)
-        if moved and event in ENDS:
-            await self._answer(connection, department, now.route, now.idempotency_key, answer)
-        elif not moved:
-            answer = await self._stored(connection, now) or answer
-        return Finished(charge, now, answer, moved)
+    def _finish(
+        self, movement: Movement, event: Event, said: Said, render: Render, audit: AuditRow
+    ) -> Steps[Finished]:
+        moved = yield from self._move(movement, event, said)
+        if moved is None:
+            charge, now = yield from self._both(movement.movement_id)
+            row = yield from ask("answered", now.idempotency_key, now.route)
+            answer = Answer(row["status"], row["body"]) if row else render(charge, now)
+            return Finished(charge, now, answer, moved=False)
+        charge = yield from self._follow(moved, event, said)
+        answer = render(charge, moved)
+        if event in ENDS:
+            yield from self._answer(moved.route, moved.idempotency_key, answer)
+        yield from self._audit_row(audit)
+        return Finished(charge, moved, answer, moved=True)
 
-    async def _move(self, connection: Connection, movement: Movement, event: Event, said: Said) -> bool:
-        declined = said if isinstance(said, Declined) else None
-        moved = await connection.fetchval(
-            self._ledger.move,
-            movement.department,
-            movement.movement_id,
-            movement.epoch,
-            after(sources(event)[0], event),
-            declined.decline_class if declined else None,
-            declined.decline_code if declined else None,
-            timedelta(seconds=FIRST_LOOK_S),
-            sources(event),
-        )
-        return moved is not None
+    def _move(self, movement: Movement, event: Event, said: Said) -> Steps[Movement | None]:
+        """The movement as it is now, if it has moved."""
+        progress = after(sources(event)[0], event)
+        declined = (said.decline_class, said.decline_code) if isinstance(said, Declined) else (None, None)
+        look, whence = timedelta(seconds=FIRST_LOOK_S), " ".join(sources(event))
+        row = yield from ask("move", movement.movement_id, movement.epoch, progress, *declined, look, whence)
+        if row is None:
+            return None
+        return Movement(**_typed(fields_of(row)), charge_reference=movement.charge_reference, running=False)
 
-    async def _follow(self, connection: Connection, movement: Movement, event: Event, said: Said) -> None:
+    def _follow(self, movement: Movement, event: Event, said: Said) -> Steps[Charge]:
         """What a movement that has moved changes beside itself: charge, journal, token."""
-        department, progress = movement.department, after(sources(event)[0], event)
-        charge = await self._charge(connection, department, movement.charge_id)
-        done = progress is Progress.DONE
-        if movement.kind is Kind.REFUND:
-            if event in ENDS:
-                amount = movement.amount_minor
-                given_back = amount if done else 0
-                await connection.execute(self._ledger.move_refund, department, movement.charge_id, amount, given_back)
+        kind, progress, done = movement.kind, movement.progress, movement.progress is Progress.DONE
+        first = kind in {Kind.SALE, Kind.AUTHORIZATION}
+        moves: tuple[object, ...]
+        if kind is Kind.REFUND:
+            ended, given_back = movement.amount_minor if event in ENDS else 0, movement.amount_minor if done else 0
+            moves = None, None, 0, ended, given_back, None, None, None
         else:
-            await self._move_charge(connection, charge, movement, progress, said)
+            captured = movement.amount_minor if done and kind in {Kind.SALE, Kind.CAPTURE} else 0
+            check = said.cvc_check if first and said is not None else None
+            declined = (movement.decline_class, movement.decline_code) if first else (None, None)
+            moves = kind, progress, captured, 0, 0, check, *declined
+        row = yield from ask("move_charge", movement.charge_id, *moves)
+        assert row is not None, "internal error: a movement has its charge"
+        charge = _charge(fields_of(row))
         if done:
-            await self._post(connection, charge, movement)
-        if progress is Progress.FAILED and movement.kind in {Kind.SALE, Kind.AUTHORIZATION}:
+            yield from self._post(charge, movement)
+        if first and progress is Progress.FAILED:
             # It never happened: a token for one use is as good as new.
-            await connection.execute(self._sql.set_token_status, department, charge.token_id, "active", "spent")
+            yield from ask("renew_token", charge.token_id)
+        return charge
 
-    async def _move_charge(
-        self, connection: Connection, charge: Charge, movement: Movement, progress: Progress, said: Said
-    ) -> None:
-        first = movement.kind in {Kind.SALE, Kind.AUTHORIZATION}
-        captured = movement.kind in {Kind.SALE, Kind.CAPTURE} and progress is Progress.DONE
-        declined = said if first and isinstance(said, Declined) else None
-        await connection.execute(
-            self._ledger.move_charge,
-            charge.department,
-            charge.charge_id,
-            movement.kind,
-            progress,
-            movement.amount_minor if captured else 0,
-            said.cvc_check if first and said is not None else charge.cvc_check,
-            declined.decline_class if declined else None,
-            declined.decline_code if declined else None,
-        )
-
-    async def _post(self, connection: Connection, charge: Charge, movement: Movement) -> None:
+    def _post(self, charge: Charge, movement: Movement) -> Steps[None]:
         posted = entries(movement.kind, movement.amount_minor, charge.convenience_fee_minor)
-        for line, entry in enumerate(posted, start=1):
-            await connection.execute(
-                self._ledger.insert_entry,
-                movement.department,
-                movement.movement_id,
-                line,
-                entry.debit,
-                entry.credit,
-                entry.amount_minor,
-                movement.currency,
-            )
+        if rows := [
+            (movement.movement_id, line, entry.debit, entry.credit, entry.amount_minor, movement.currency)
+            for line, entry in enumerate(posted, start=1)
+        ]:
+            yield Ask("insert_entry", rows)
 
-    async def _stored(self, connection: Connection, movement: Movement) -> Answer | None:
-        where = movement.department, movement.route, movement.idempotency_key
-        row = await connection.fetchrow(self._sql.stored_answer, *where)
-        return Answer(row["status"], row["body"]) if row else None
-
-    async def _charge(self, connection: Connection, department: str, charge_id: str) -> Charge:
-        row = await connection.fetchrow(self._ledger.charge, department, charge_id)
+    def _charge(self, charge_id: str, query: str = "charge") -> Steps[Charge]:
+        row = yield from ask(query, charge_id)
         if row is None:
             raise NotFound
-        return _charge(row)
+        return _charge(fields_of(row))
 
-    async def _movements(
-        self, connection: Connection, department: str, movement_ids: Sequence[str]
-    ) -> dict[str, Movement]:
-        rows = await connection.fetch(self._ledger.movements, department, movement_ids)
-        return {row["movement_id"]: Movement(**_typed(row)) for row in rows}
+    def _movements(self, movement_ids: Sequence[str]) -> Steps[dict[str, Movement]]:
+        rows = (yield Ask("movement", [(each,) for each in movement_ids])) if movement_ids else []
+        return {row["movement_id"]: Movement(**_typed(fields_of(row))) for row in rows}
 
-    async def _both(self, connection: Connection, department: str, movement_id: str) -> tuple[Charge, Movement]:
-        found = await self._movements(connection, department, [movement_id])
+    def _both(self, movement_id: str) -> Steps[tuple[Charge, Movement]]:
+        found = yield from self._movements([movement_id])
         if movement_id not in found:
             raise NotFound
-        return await self._charge(connection, department, found[movement_id].charge_id), found[movement_id]
+        charge = yield from self._charge(found[movement_id].charge_id)
+        return charge, found[movement_id]
 
 
 async def _surely(
@@ -405,9 +372,9 @@ async def _surely(
             raise CommitUnknown from None
 
 
-def _charge(row: Any) -> Charge:
-    return Charge(**_typed(row))
+def _charge(fields: dict[str, Any]) -> Charge:
+    return Charge(**_typed(fields))
 
 
-def _typed(row: Any) -> dict[str, Any]:
-    return dict(row) | {"kind": Kind(row["kind"]), "progress": Progress(row["progress"])}
+def _typed(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"kind": Kind(fields["kind"]), "progress": Progress(fields["progress"])}

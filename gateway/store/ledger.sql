@@ -1,31 +1,4 @@
--- Charges, their movements, the journal. `$1` is the department.
-
--- name: service_exists
-SELECT EXISTS (SELECT FROM gateway.services WHERE department_id = $1 AND service = $2);
-
--- name: insert_charge
-INSERT INTO gateway.charges (department_id, charge_id, application_id, token_id, amount_minor, currency,
-                             convenience_fee_minor, service, reference, processor_reference, kind, progress, cvc_check,
-                             created_at, sealed)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
-
--- name: insert_movement
--- The database's clock alone says how old a movement is, how long it is held, and until when it may be carried out.
-INSERT INTO gateway.movements (department_id, movement_id, charge_id, kind, amount_minor, currency, reference,
-                               application_id, route, idempotency_key, progress, with_cvc, created_at,
-                               first_sent_at, not_after, lease_until, sends)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now(), now() + $14, now() + $15, $16)
-RETURNING not_after;
-
--- name: charge
-SELECT department_id AS department, charge_id, application_id, token_id, amount_minor, currency,
-       convenience_fee_minor, service, reference, processor_reference, kind, progress, captured_minor, refunded_minor,
-       refunding_minor, cvc_check, decline_class, decline_code, created_at
-FROM gateway.charges WHERE department_id = $1 AND charge_id = $2;
-
--- name: lock_charge
--- One movement of a charge begins at a time.
-SELECT FROM gateway.charges WHERE department_id = $1 AND charge_id = $2 FOR NO KEY UPDATE;
+-- Charges, their movements, the journal, beside `steps.sql`. `$1` is the department.
 
 -- name: charges
 -- Newest first, from a place on. Equal times are ordered by id, so that no page loses or repeats a row.
@@ -36,42 +9,6 @@ FROM gateway.charges
 WHERE department_id = $1 AND ($2::text IS NULL OR reference = $2)
 AND ($3::timestamptz IS NULL OR (created_at, charge_id) < ($3, $4))
 ORDER BY created_at DESC, charge_id DESC LIMIT $5;
-
--- name: movements
--- `running`: its first request may still be at work; nobody has taken it over, and its time is not over.
-SELECT m.department_id AS department, m.movement_id, m.charge_id, m.kind, m.amount_minor, m.currency, m.reference,
-       c.processor_reference AS charge_reference, m.application_id, m.route, m.idempotency_key, m.progress, m.with_cvc,
-       m.not_after, m.epoch, m.sends, m.decline_class, m.decline_code, m.created_at,
-       m.progress = 'sending' AND m.epoch = 0 AND m.lease_until > now() AS running
-FROM gateway.movements m JOIN gateway.charges c ON c.department_id = m.department_id AND c.charge_id = m.charge_id
-WHERE m.department_id = $1 AND m.movement_id = ANY($2::text[]);
-
--- name: begin_movement
--- Refunds aside, a charge stands where its latest movement stands.
-UPDATE gateway.charges SET kind = $3, progress = $4 WHERE department_id = $1 AND charge_id = $2;
-
--- name: begin_refund
-UPDATE gateway.charges SET refunding_minor = refunding_minor + $3 WHERE department_id = $1 AND charge_id = $2;
-
--- name: move
--- Compare and set: only for who holds it, and only from where the event may happen.
-UPDATE gateway.movements SET progress = $4, decline_class = $5, decline_code = $6, lease_until = now() + $7,
-                             resend_until = NULL
-WHERE department_id = $1 AND movement_id = $2 AND epoch = $3 AND progress = ANY($8::text[])
-RETURNING movement_id;
-
--- name: move_charge
-UPDATE gateway.charges SET kind = $3, progress = $4, captured_minor = captured_minor + $5, cvc_check = $6,
-                           decline_class = $7, decline_code = $8
-WHERE department_id = $1 AND charge_id = $2;
-
--- name: move_refund
-UPDATE gateway.charges SET refunding_minor = refunding_minor - $3, refunded_minor = refunded_minor + $4
-WHERE department_id = $1 AND charge_id = $2;
-
--- name: insert_entry
-INSERT INTO gateway.journal (department_id, movement_id, line, debit, credit, amount_minor, currency, recorded_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, now());
 
 -- name: take
 -- What waits longest first. Nobody else holds it, and from now on nobody else's epoch counts.
@@ -88,10 +25,6 @@ RETURNING m.movement_id, m.looks, extract(epoch FROM now() - m.first_sent_at)::f
             SELECT FROM gateway.charges c JOIN gateway.tokens t
             ON t.department_id = c.department_id AND t.token_id = c.token_id
             WHERE c.department_id = m.department_id AND c.charge_id = m.charge_id AND t.has_record) AS may_resend;
-
--- name: postpone
-UPDATE gateway.movements SET lease_until = now() + $4, resend_until = now() + $5
-WHERE department_id = $1 AND movement_id = $2 AND epoch = $3 AND progress IN ('sending', 'unknown', 'in_review');
 
 -- name: take_marked
 -- One at a time: it is sent at once, and its card opened in the same commit.

@@ -6,7 +6,11 @@ a name never reaches it.
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
+from typing import Any, TypeVar
+
+from asyncpg import Record
 
 from gateway.errors import NotFound, TokenInUse
 from gateway.rules.access import Application, Credential, Scope
@@ -22,11 +26,14 @@ from gateway.services.ports import (
     SealedRecord,
     Token,
 )
+from gateway.store.batch import Batches, Steps, ask
 from gateway.store.database import Database
 from gateway.store.mirror import Mirror
-from keys.audit import CITY, AuditRow
+from keys.audit import CITY, AuditRow, audit_values
 from keys.database import Connection
 from keys.queries import load_queries
+
+T = TypeVar("T")
 
 LEASE = timedelta(seconds=15)
 """How long a request may hold a key or a charge; longer than the processor's deadline, shorter than patience."""
@@ -43,6 +50,8 @@ class Store(Mirror):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._sql = load_queries("gateway.store", "queries.sql")
+        self._steps = load_queries("gateway.store", "steps.sql")
+        self._batches = Batches(database, self._steps)
 
     # -- callers
 
@@ -99,16 +108,18 @@ class Store(Mirror):
 
     async def claimed(self, department: str, route: str, key: str) -> Claimed | None:
         """See `ports.TokenStore`."""
-        async with self._database.reading(department) as connection:
-            return await self._claimed(connection, department, route, key)
+        return await self._look(department, self._claimed(route, key))
 
     async def claim(self, department: str, claim: Claim | None, audit: AuditRow) -> Claimed | None:
         """See `ports.TokenStore`."""
-        async with self._database.transaction(department) as connection:
-            if claim is not None and (earlier := await self._take(connection, department, claim)):
+
+        def steps() -> Steps[Claimed | None]:
+            if claim is not None and (earlier := (yield from self._take(claim))):
                 return earlier
-            await self._audit(connection, audit)
-        return None
+            yield from self._audit_row(audit)
+            return None
+
+        return await self._batches.do(department, steps, *names(claim))
 
     async def take_over(self, department: str, claim: Claim) -> bool:
         """See `ports.TokenStore`."""
@@ -120,13 +131,20 @@ class Store(Mirror):
         self, department: str, claim: Claim | None, answer: Answer, audit: AuditRow
     ) -> Claimed | None:
         """See `ports.TokenStore`."""
-        async with self._database.transaction(department) as connection:
+
+        def steps() -> Steps[Claimed | None]:
             if claim is not None:
-                if earlier := await self._answered(connection, department, claim):
+                if earlier := (yield from self._answered(claim)):
                     return earlier
-                await self._answer(connection, department, claim.route, claim.key, answer)
-            await self._audit(connection, audit)
-        return None
+                yield from self._answer(claim.route, claim.key, answer)
+            yield from self._audit_row(audit)
+            return None
+
+        return await self._batches.do(department, steps, *names(claim))
+
+    async def record(self, audit: AuditRow) -> None:
+        """See `ports.MovementStore`."""
+        await self._batches.do(audit.event.department, lambda: self._audit_row(audit))
 
     # -- tokens
 
@@ -134,28 +152,29 @@ class Store(Mirror):
         self, new: NewToken, claim: Claim | None, held: bool, render: Callable[[Token], Answer], audit: AuditRow
     ) -> Token | Claimed:
         """See `ports.TokenStore`."""
-        department = new.token.department
-        async with self._database.transaction(department) as connection:
+
+        def steps() -> Steps[Token | Claimed]:
             take = self._answered if held else self._take
-            if claim is not None and (earlier := await take(connection, department, claim)):
+            if claim is not None and (earlier := (yield from take(claim))):
                 return earlier
-            token = await self._insert_token(connection, new)
+            token = yield from self._insert_token(new)
             if claim is not None:
-                await self._answer(connection, department, claim.route, claim.key, render(token))
-            await self._audit(connection, audit)
-        return token
+                yield from self._answer(claim.route, claim.key, render(token))
+            yield from self._audit_row(audit)
+            return token
+
+        return await self._batches.do(new.token.department, steps, *names(claim))
 
     async def token(self, department: str, token_id: str) -> Token:
         """See `ports.TokenStore`."""
-        async with self._database.reading(department) as connection:
-            return await self._token(connection, department, token_id)
+        return await self._look(department, self._token(token_id))
 
     async def erase_token(
         self, department: str, token_id: str, render: Callable[[Token], Answer], audit: AuditRow
     ) -> Token:
         """See `ports.TokenStore`. Erasing what is erased changes nothing."""
         async with self._database.transaction(department) as connection:
-            locked = await connection.fetchrow(self._sql.lock_token, department, token_id)
+            locked = await self._batches.alone(connection, department, ask("lock_token", token_id))
             if locked is None:
                 raise NotFound
             if await connection.fetchval(self._sql.unresolved_of_token, department, token_id):
@@ -163,14 +182,19 @@ class Store(Mirror):
             if locked["status"] != "erased":
                 await self._erase(connection, department, token_id, locked["fingerprint_id"])
                 await self._audit(connection, audit)
-            token = await self._token(connection, department, token_id)
+            token = await self._batches.alone(connection, department, self._token(token_id))
             await connection.execute(self._sql.forget_answer, department, token_id, render(token).body)
         return token
 
     # -- what these are made of, each inside a transaction
 
-    async def _claimed(self, connection: Connection, department: str, route: str, key: str) -> Claimed | None:
-        row = await connection.fetchrow(self._sql.claimed, department, route, key)
+    async def _look(self, department: str, steps: Steps[T]) -> T:
+        """Steps that write nothing."""
+        async with self._database.reading(department) as connection:
+            return await self._batches.alone(connection, department, steps)
+
+    def _claimed(self, route: str, key: str) -> Steps[Claimed | None]:
+        row = yield from ask("claimed", key, route)
         if row is None:
             return None
         part = None if row["card_part"] is None else CardIndex(row["card_key_version"], row["card_part"])
@@ -178,58 +202,53 @@ class Store(Mirror):
             row["request_digest"], part, row["subject_id"], row["status"], row["body"], running=row["running"]
         )
 
-    async def _take(self, connection: Connection, department: str, claim: Claim) -> Claimed | None:
+    def _take(self, claim: Claim) -> Steps[Claimed | None]:
         """Hold the key, or give what another transaction has put there.
 
         Neither happens only when the card part's key is not active: keys are never given up again.
         """
         part = claim.card_part
-        taken = await connection.fetchval(
-            self._sql.claim,
-            department,
-            claim.route,
+        taken = yield from ask(
+            "claim",
             claim.key,
+            claim.route,
             claim.request_digest,
             part.value if part else None,
             part.key_version if part else None,
             claim.subject_id,
             LEASE,
         )
-        if taken:
+        if taken is not None:
             return None
-        earlier = await self._claimed(connection, department, claim.route, claim.key)
+        earlier = yield from self._claimed(claim.route, claim.key)
         if earlier is None:
             raise KeysMoved
         return earlier
 
-    async def _answered(self, connection: Connection, department: str, claim: Claim) -> Claimed | None:
+    def _answered(self, claim: Claim) -> Steps[Claimed | None]:
         """Lock a key that is held already; gives what another run answered under it meanwhile, if any did."""
-        if await connection.fetchval(self._sql.hold, department, claim.route, claim.key):
+        if (yield from ask("hold", claim.key, claim.route)) is not None:
             return None
-        return await self._claimed(connection, department, claim.route, claim.key)
+        return (yield from self._claimed(claim.route, claim.key))
 
-    async def _answer(self, connection: Connection, department: str, route: str, key: str, answer: Answer) -> None:
-        await connection.execute(self._sql.answer, department, route, key, answer.status, answer.body)
+    def _answer(self, route: str, key: str, answer: Answer) -> Steps[Record | None]:
+        return ask("answer", key, route, answer.status, answer.body)
 
-    async def _insert_dek(self, connection: Connection, department: str, record: SealedRecord) -> None:
+    def _audit_row(self, audit: AuditRow) -> Steps[Any]:
+        return ask("insert_audit", *audit_values(audit)[1:])
+
+    def _insert_dek(self, record: SealedRecord) -> Steps[None]:
         dek = record.dek
-        inserted = await connection.fetchval(
-            self._sql.insert_dek, department, record.record_id, dek.generation, dek.wrapped
-        )
-        if inserted is None:
+        if (yield from ask("insert_dek", record.record_id, dek.generation, dek.wrapped)) is None:
             raise KeysMoved
 
-    async def _insert_token(self, connection: Connection, new: NewToken) -> Token:
-        token = new.token
-        await self._insert_dek(connection, token.department, new.record)
-        fingerprint_id = await self._fingerprint(connection, new)
-        stored = Token(**{name: getattr(token, name) for name in TOKEN_FIELDS} | {"fingerprint_id": fingerprint_id})
-        await connection.execute(
-            self._sql.insert_token, *(getattr(stored, name) for name in TOKEN_FIELDS), new.record.sealed
-        )
+    def _insert_token(self, new: NewToken) -> Steps[Token]:
+        yield from self._insert_dek(new.record)
+        stored = replace(new.token, fingerprint_id=(yield from self._fingerprint(new)))
+        yield from ask("insert_token", *(getattr(stored, name) for name in TOKEN_FIELDS), new.record.sealed)
         return stored
 
-    async def _fingerprint(self, connection: Connection, new: NewToken) -> str:
+    def _fingerprint(self, new: NewToken) -> Steps[str]:
         """The id of the card: each version of the index proposes what it gives to the next; the last one decides."""
         # When a rotation of the fingerprint key begins, some writers know the old version only, and all write its
         # row: its unique key decides, and who knows both carries that id on. When it ends some write the new row
@@ -238,18 +257,19 @@ class Store(Mirror):
         token, fingerprint_id = new.token, new.token.fingerprint_id
         for index in new.card_indexes:
             allowed = INDEX_STATES if index is new.card_indexes[-1] else OLDER_INDEX_STATES
-            given = token.department, index.key_version, index.value, fingerprint_id, token.created_at, allowed
-            fingerprint_id = await connection.fetchval(self._sql.fingerprint, *given)
-            if fingerprint_id is None:
+            given = index.value, index.key_version, fingerprint_id, token.created_at, " ".join(allowed)
+            row = yield from ask("fingerprint", *given)
+            if row is None:
                 raise KeysMoved
+            fingerprint_id = row["fingerprint_id"]
         assert fingerprint_id is not None, "internal error: a card is indexed by one version at least"
         return fingerprint_id
 
-    async def _token(self, connection: Connection, department: str, token_id: str) -> Token:
-        row = await connection.fetchrow(self._sql.token, department, token_id)
+    def _token(self, token_id: str) -> Steps[Token]:
+        row = yield from ask("token", token_id)
         if row is None:
             raise NotFound
-        return Token(**row)
+        return Token(**fields_of(row))
 
     async def _erase(self, connection: Connection, department: str, token_id: str, fingerprint_id: str) -> None:
         # The fingerprint's rows first: whoever stores another token of this card waits for one, or is seen.
@@ -260,8 +280,19 @@ class Store(Mirror):
         await connection.execute(self._sql.forget_card_parts, department, token_id)
 
 
+def names(claim: Claim | None) -> tuple[str, ...]:
+    """What a claim names: of two requests under one key, the second comes a batch later."""
+    return () if claim is None else (f"{claim.route} {claim.key}",)
+
+
+def fields_of(row: Record) -> dict[str, Any]:
+    """A record as it was found, without whose it is."""
+    fields = dict(row)
+    del fields["n"]
+    return fields
+
+
 TOKEN_FIELDS = (
-    "department",
     "token_id",
     "application_id",
     "kind",

@@ -1,4 +1,4 @@
--- Everything that the gateway asks of PostgreSQL. `$1` is the department wherever a table belongs to departments.
+-- What the gateway asks of PostgreSQL beside `steps.sql`. `$1` is the department wherever a table belongs to departments.
 
 -- name: applications
 -- Who may call, of every department: read before a department is known.
@@ -24,77 +24,10 @@ UPDATE gateway.api_keys SET last_used_at = now()
 WHERE department_id = $1 AND key_id = ANY($2::text[])
 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 hour');
 
--- name: claimed
-SELECT request_digest, card_part, card_key_version, subject_id, status, body, lease_until > now() AS running
-FROM gateway.idempotency WHERE department_id = $1 AND route = $2 AND idempotency_key = $3;
-
--- name: stored_answer
-SELECT status, body FROM gateway.idempotency
-WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NOT NULL;
-
--- name: claim
--- Takes the key or waits for whoever is taking it, and then gives no row. Gives none, and waits for nobody, when the
--- card part's key is not active here.
-INSERT INTO gateway.idempotency (department_id, route, idempotency_key, request_digest, card_part, card_key_version,
-                                 subject_id, created_at, lease_until)
-SELECT $1, $2, $3, $4, $5::bytea, $6::integer, $7, now(), now() + $8
-WHERE $6 IS NULL OR EXISTS (SELECT FROM gateway.fingerprint_versions WHERE version = $6 AND state = 'active')
-ON CONFLICT (department_id, route, idempotency_key) DO NOTHING
-RETURNING idempotency_key;
-
 -- name: take_over
 UPDATE gateway.idempotency SET lease_until = now() + $4
 WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NULL AND lease_until <= now()
 RETURNING idempotency_key;
-
--- name: hold
--- A held key that nobody has answered yet: of two runs under it, one gets past here at a time.
-SELECT idempotency_key FROM gateway.idempotency
-WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NULL FOR NO KEY UPDATE;
-
--- name: answer
--- An answer that was given is never replaced.
-UPDATE gateway.idempotency SET status = $4, body = $5
-WHERE department_id = $1 AND route = $2 AND idempotency_key = $3 AND status IS NULL;
-
--- name: insert_dek
--- Inserts nothing unless its generation is active here.
-INSERT INTO gateway.deks (department_id, record_id, first_generation, generation, wrapped)
-SELECT $1, $2, $3, $3, $4 WHERE EXISTS (SELECT FROM gateway.key_generations WHERE generation = $3 AND state = 'active')
-RETURNING generation;
-
--- name: sealed_token
--- What the charge path opens.
-SELECT t.sealed, d.generation, d.wrapped
-FROM gateway.tokens t LEFT JOIN gateway.deks d ON d.department_id = t.department_id AND d.record_id = t.token_id
-WHERE t.department_id = $1 AND t.token_id = $2;
-
--- name: fingerprint
--- The id of this card in this department, under one version of the index: the first to write it decides. The update
--- holds the row against an erasure that is about to remove it. No row comes back when the version may not index here.
-INSERT INTO gateway.fingerprints (department_id, key_version, card_index, fingerprint_id, seen_at)
-SELECT $1, $2, $3, $4, $5
-WHERE EXISTS (SELECT FROM gateway.fingerprint_versions WHERE version = $2 AND state = ANY($6::text[]))
-ON CONFLICT (department_id, key_version, card_index) DO UPDATE SET seen_at = EXCLUDED.seen_at
-RETURNING fingerprint_id;
-
--- name: insert_token
-INSERT INTO gateway.tokens (department_id, token_id, application_id, kind, usage, status, brand, last4,
-                            fingerprint_id, cvc_check, created_at, expires_at, sealed)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
-
--- name: token
-SELECT department_id AS department, token_id, application_id, kind, usage, status, brand, last4, fingerprint_id,
-       cvc_check, created_at, expires_at
-FROM gateway.tokens WHERE department_id = $1 AND token_id = $2;
-
--- name: lock_token
--- One charge or erasure at a time.
-SELECT usage, status, expires_at > now() AS fresh, fingerprint_id
-FROM gateway.tokens WHERE department_id = $1 AND token_id = $2 FOR NO KEY UPDATE;
-
--- name: set_token_status
-UPDATE gateway.tokens SET status = $3 WHERE department_id = $1 AND token_id = $2 AND status = $4;
 
 -- name: lock_fingerprint
 -- Every version's row, oldest first, as writers take them.

@@ -59,12 +59,17 @@ KEYS_UNUSABLE = "The keys cannot be used now. Nothing was done; try again."
 def describe(error: Exception) -> tuple[str, str, Sequence[str]] | None:
     """Slug, detail and pointers of an error that has an answer; None is left to the server, which answers 500."""
     if isinstance(error, errors.GatewayError):
-        return SLUGS[type(error)], error.detail, error.pointers
+        return slug_of(error), error.detail, error.pointers
     if isinstance(error, CommitUnknown):
         return "unavailable", COMMIT_UNKNOWN, ()
     if isinstance(error, KeysError):
         return "unavailable", KEYS_UNUSABLE, ()
     return None
+
+
+def slug_of(error: errors.GatewayError) -> str:
+    """Its own, or that of the class that it is a kind of."""
+    return next(SLUGS[kind] for kind in type(error).__mro__ if kind in SLUGS)
 
 
 def response(error: Exception) -> web.Response | None:

@@ -20,7 +20,7 @@ from gateway.rules.problems import TYPES
 from gateway.rules.staff import EVERYWHERE, PERMISSIONS, Permission, Staff
 from gateway.services.staff import StaffSessions
 from gateway.web.gate import SESSION, STAFF
-from gateway.web.problems import RETRY_AFTER_S, SLUGS, describe
+from gateway.web.problems import RETRY_AFTER_S, describe, slug_of
 from gateway.web.server import REQUEST_ID, described
 
 NAVIGATION: Final = (
@@ -117,7 +117,7 @@ class Renderer:
             everywhere=EVERYWHERE,
             **shown,
         )
-        status = TYPES[SLUGS[type(refused)]].status if refused else 200
+        status = TYPES[slug_of(refused)].status if refused else 200
         return web.Response(text=html, status=status, content_type="text/html")
 
     def _when(self, moment: datetime) -> str:

@@ -154,10 +154,10 @@ class Replica:
         for task in list(self._tasks):
             task.cancel()
 
-    async def serve(self, work: Awaitable[Answer]) -> End:
+    async def serve(self, work: Callable[[], Awaitable[Answer]]) -> End:
         """What the web layer would: an answer, or a refusal."""
         try:
-            return End("answer", answer=await work)
+            return End("answer", answer=await work())
         except GatewayError as refusal:
             return End("refused", type(refusal).__name__)
         except CommitUnknown:

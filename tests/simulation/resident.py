@@ -86,7 +86,7 @@ class Resident:
             await city.pause(*AGAIN_S)
             return End("refused", "NotReached")
         replica = self._rng.choice(apis)
-        task = replica.spawn(replica.serve(self._work(replica, call)))
+        task = replica.spawn(replica.serve(lambda: self._work(replica, call)))
         await asyncio.wait([task], timeout=patience_s)
         end: End = task.result() if task.done() and not task.cancelled() else LOST
         return end

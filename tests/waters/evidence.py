@@ -121,8 +121,8 @@ async def _memory(city: City, owner: PoolConnectionProxy) -> Memory:
         charge: Charge = _record(Charge, row)
         memory.charges_[charge.department, charge.charge_id] = charge
     for row in await rows("gateway.tokens"):
-        values = {name: row["department_id" if name == "department" else name] for name in TOKEN_FIELDS}
-        memory.tokens[row["department_id"], row["token_id"]] = TokenRow(Token(**values), row["sealed"])
+        token = Token(row["department_id"], **{name: row[name] for name in TOKEN_FIELDS})
+        memory.tokens[token.department, token.token_id] = TokenRow(token, row["sealed"])
     entries: dict[Id, list[Entry]] = defaultdict(list)
     for row in await rows("gateway.journal"):
         entry = Entry(JournalAccount(row["debit"]), JournalAccount(row["credit"]), row["amount_minor"])

@@ -195,10 +195,10 @@ class Replica:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
-    async def serve(self, work: Awaitable[Answer]) -> End:
+    async def serve(self, work: Callable[[], Awaitable[Answer]]) -> End:
         """What the web layer would: an answer, or a refusal."""
         try:
-            return End("answer", answer=await work)
+            return End("answer", answer=await work())
         except GatewayError as refusal:
             return End("refused", type(refusal).__name__)
         except CommitUnknown:

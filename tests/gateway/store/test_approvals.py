@@ -5,7 +5,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import msgspec
@@ -24,18 +24,22 @@ from gateway.rules.staff import Role, Staff
 from gateway.services.approvals import Approvals, WaitingRefund
 from gateway.services.movements import MovementRequest
 from gateway.services.points import Point
-from gateway.services.ports import Answer, Approved, Asked, Begun, Claim, Claimed, CommitUnknown, NotSent, Unknown
+from gateway.services.ports import Answer, Approved, Begun, CommitUnknown, NotSent, Unknown
 from gateway.services.ports import NotFound as Unseen
 from gateway.store.approvals import ApprovalStore
+from gateway.store.batch import Batches, Steps
 from gateway.store.database import Database
-from keys.audit import AuditPen, AuditRow
+from keys.audit import AuditPen
 from keys.primitives import new_key
+from keys.queries import load_queries
 from tests.gateway.store.city import City, Page, caller
 from tests.gateway.store.far import FarSide
 from tests.gateway.store.postgres import Cut, Postgres, Wire, employ
 from tests.gateway.store.quarter import OwnLedger, Quarter, quarter_of
 
 pytestmark = pytest.mark.server
+
+T = TypeVar("T")
 
 CARD = 75_001
 LIMIT, CAPTURED = 500, 4_321
@@ -316,10 +320,24 @@ class Forgetful(OwnLedger):
 
     meanwhile: Callable[[str], Any]
 
-    async def _begin_movement(self, asked: Asked, claim: Claim, audit: AuditRow) -> Begun | Claimed:
-        await super()._begin_movement(asked, claim, audit)
-        await self.meanwhile(asked.movement_id)
-        raise CommitUnknown
+    def __init__(self, database: Database, department: str) -> None:
+        super().__init__(database, department)
+        self._batches = Losing(self, database)
+
+
+class Losing(Batches):
+    """Batches that lose the commit of whatever begins."""
+
+    def __init__(self, store: Forgetful, database: Database) -> None:
+        super().__init__(database, load_queries("gateway.store", "steps.sql"))
+        self.store = store
+
+    async def do(self, department: str, steps: Callable[[], Steps[T]], *names: str) -> T:
+        done = await super().do(department, steps, *names)
+        if isinstance(done, Begun):
+            await self.store.meanwhile(done.movement.movement_id)
+            raise CommitUnknown
+        return done
 
 
 @pytest.mark.parametrize("verdict", [None, "approved", "rejected"])

@@ -28,7 +28,7 @@ PREDICATE = re.compile(r"\b(?:\w+\.)?department_id = \$1")
 TABLES = ("tokens", "charges", "movements", "journal", "deks", "fingerprints", "idempotency")
 NAMED = sorted(
     f"{part}.{name}"
-    for part in ("_sql", "_ledger")
+    for part in ("_sql", "_ledger", "_steps")
     for name, text in vars(getattr(Ledger(Database(None)), part)).items()  # type: ignore[arg-type] # only its queries
     if PREDICATE.search(text)
 )
@@ -117,5 +117,5 @@ async def test_mutants_leak_without_the_wall(above: Database, store: Ledger) -> 
     """Above the policies the same forgetfulness shows the utilities' rows to the parks: the mutants are real."""
     charge, waiting = await theirs(store)
     assert await leaks(Ledger(above), charge, waiting) == []
-    for query, leaking in (("_ledger.charge", "charge"), ("_sql.token", "token"), ("_sql.claimed", "claimed")):
+    for query, leaking in (("_steps.charge", "charge"), ("_steps.token", "token"), ("_steps.claimed", "claimed")):
         assert leaking in await leaks(Careless(above, query), charge, waiting)

@@ -9,7 +9,6 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.errors import Unavailable
 from gateway.rules.lifecycle import Kind
 from gateway.rules.recovery import CLOCK_SKEW_S, INQUIRY_LAG_S, PATIENCE_S, SENDS_MAX, Offers
 from gateway.services.points import Point
@@ -24,6 +23,7 @@ from gateway.services.ports import (
     Unknown,
 )
 from gateway.services.recovery import CASES_A_TURN, HOLD_S_MAX, POISON_LOOKS
+from gateway.store.database import Disturbed
 from tests.gateway.store.city import City, Page, caller, given
 from tests.gateway.store.far import FarSide
 from tests.gateway.store.quarter import Quarter, quarter_of
@@ -396,7 +396,7 @@ async def test_it_runs_for_ever(quarter: Quarter) -> None:
             await quarter.owner.execute("GRANT SELECT ON gateway.movements TO gateway_worker")
             running.cancel()
             await asyncio.wait([running])
-    assert {entry["error"] for entry in logs if entry["event"] == "recovery.turn_failed"} == {Unavailable.__name__}
+    assert {entry["error"] for entry in logs if entry["event"] == "recovery.turn_failed"} == {Disturbed.__name__}
 
 
 async def test_a_lost_answer_is_found_within_the_contract_s_time(quarter: Quarter) -> None:

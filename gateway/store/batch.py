@@ -1,0 +1,283 @@
+"""Group commit: the steps of many requests in one transaction, durable before any of them is answered.
+
+A commit waits for the disk. Requests that come while one is under way wait together for the next: each department
+has a queue and at most one batch in work, and departments take turns. Who finds nothing in work waits for nobody.
+
+What a request does inside a transaction is written as `Steps`: a generator that yields what it asks of the database
+and is given the rows. A batch runs the steps of all its requests side by side, and asks the same question for all of
+them in one statement:
+
+    steps of A   claim ─┐           lock_token ─┐                insert_audit ─┐
+    steps of B   claim ─┤  one      lock_token ─┤  one     …     insert_audit ─┤  one      COMMIT
+    steps of C   claim ─┘ statement insert_dek …┘ statement      insert_audit ─┘ statement
+
+Nobody pays for others. Requests that name the same thing (a key, a charge) are never in one batch. Whose steps raise
+is told so, and the batch is rolled back and done again without it. When the database refuses a statement, or
+somebody's lock lasts, the batch is halved until who caused it is alone: it fails, or waits on beside the others.
+Everybody gets one result.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass, field
+from operator import itemgetter
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+from asyncpg import Record
+
+from gateway.errors import Unavailable
+from gateway.store.database import ACQUIRE_TIMEOUT_S, Database, Disturbed, StatementRefused
+from keys.database import Connection
+
+AT_ONCE_MAX = 4
+"""Batches of one process, each with a connection and a department to itself."""
+BATCH_MAX = 512
+WAITING_MAX = 4096
+"""So many requests may wait; one more is refused at once."""
+LOCK_WAIT_MS = 250
+"""How long a batch waits for somebody's lock before it is halved."""
+PATIENT_MAX = 4
+"""So many requests may wait for somebody's lock for as long as a statement may, beside the batches."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A named query and its rows of values; the answer has, in their order, the records that were found for them."""
+
+    query: str
+    rows: Sequence[tuple[object, ...]]
+
+
+Steps = Generator[Ask, list[Record], T]
+"""What a request does in a transaction."""
+
+
+def ask(query: str, *values: object) -> Steps[Record | None]:
+    """Ask with one row of values; at most one record is found."""
+    found = yield Ask(query, [values])
+    return found[0] if found else None
+
+
+@dataclass(slots=True)
+class _Failed:
+    """What a request's steps raised."""
+
+    error: Exception
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """One that waits: how to make its steps, as often as needed, and what it names."""
+
+    steps: Callable[[], Steps[Any]]
+    names: Collection[str]
+    result: asyncio.Future[Any]
+    expiry: asyncio.TimerHandle
+
+    def end(self, outcome: object) -> None:
+        """Wake who waits, if anybody still does."""
+        if self.result.done():
+            return
+        if isinstance(outcome, _Failed):
+            self.result.set_exception(copy(outcome.error))  # a copy: each is raised in a place of its own
+        else:
+            self.result.set_result(outcome)
+
+
+@dataclass(slots=True)
+class _Queue:
+    """A department's."""
+
+    waiting: deque[_Request] = field(default_factory=deque)
+    working: bool = False
+
+
+class _OthersFailed(Exception):
+    """Some steps raised: this transaction must not be committed."""
+
+
+class Batches:
+    """The way to write for all requests of a process."""
+
+    def __init__(self, database: Database, queries: SimpleNamespace) -> None:
+        self._database = database
+        self._queries = queries
+        self._queues: dict[str, _Queue] = {}
+        self._turns: deque[str] = deque()
+        self._waiting = 0
+        self._working: set[asyncio.Task[None]] = set()
+        self._patient: set[asyncio.Task[None]] = set()
+
+    async def do(self, department: str, steps: Callable[[], Steps[T]], *names: str) -> T:
+        """Run the steps in the next batch of a department, and return what they do, once it is committed.
+
+        Raises:
+            What the steps raise: then nothing was written for them.
+            Unavailable: too many wait, the database cannot be reached, or refused what no caller can mend.
+            CommitUnknown: the connection was lost while committing.
+        """
+        if self._waiting >= WAITING_MAX:
+            raise Unavailable
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
+        expiry = loop.call_later(ACQUIRE_TIMEOUT_S, _expire, result)
+        queue = self._queues.setdefault(department, _Queue())
+        queue.waiting.append(_Request(steps, names, result, expiry))
+        self._waiting += 1
+        self._go_on(department, queue)
+        try:
+            return await result
+        finally:
+            expiry.cancel()
+
+    async def alone(self, connection: Connection, department: str, steps: Steps[T]) -> T:
+        """Run the steps in a transaction of the caller's."""
+        (outcome,) = await self._drive(connection, department, [steps])
+        if isinstance(outcome, _Failed):
+            raise outcome.error
+        return cast("T", outcome)
+
+    # -- turns
+
+    def _go_on(self, department: str, queue: _Queue) -> None:
+        """Put a department in line, unless it is in work or in line; and begin what may begin."""
+        if queue.waiting and not queue.working:
+            queue.working = True
+            self._turns.append(department)
+        while self._turns and len(self._working) < AT_ONCE_MAX:
+            task = asyncio.create_task(self._turn(self._turns.popleft()))
+            self._working.add(task)
+            task.add_done_callback(self._working.discard)
+
+    async def _turn(self, department: str) -> None:
+        queue = self._queues[department]
+        try:
+            if batch := self._take(queue):
+                await self._commit(department, batch)
+        finally:
+            task = asyncio.current_task()
+            assert task is not None, "internal error: a turn is a task"
+            self._working.discard(task)
+            queue.working = False
+            if not queue.waiting:
+                del self._queues[department]
+            self._go_on(department, queue)
+
+    def _take(self, queue: _Queue) -> list[_Request]:
+        """Who comes next, in order; who names what another one names waits for the next turn."""
+        batch: list[_Request] = []
+        named: set[str] = set()
+        left: deque[_Request] = deque()
+        while queue.waiting and len(batch) < BATCH_MAX:
+            request = queue.waiting.popleft()
+            if request.result.done():  # expired, or its caller went away
+                self._waiting -= 1
+            elif named.isdisjoint(request.names):
+                request.expiry.cancel()
+                named.update(request.names)
+                batch.append(request)
+            else:
+                left.append(request)
+        self._waiting -= len(batch)
+        queue.waiting.extendleft(reversed(left))
+        return batch
+
+    # -- a batch
+
+    async def _commit(self, department: str, batch: Sequence[_Request], *, patient: bool = False) -> None:
+        """Commit all that can be, and tell everybody."""
+        try:
+            while batch:
+                batch = await self._together(department, batch, None if patient else LOCK_WAIT_MS)
+        except (StatementRefused, Disturbed) as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                await self._commit(department, batch[:half])
+                await self._commit(department, batch[half:])
+            elif isinstance(error, Disturbed) and not patient and len(self._patient) < PATIENT_MAX:
+                self._patient.add(task := asyncio.create_task(self._commit(department, batch, patient=True)))
+                task.add_done_callback(self._patient.discard)
+            else:
+                batch[0].end(_Failed(error))
+        except Exception as error:  # noqa: BLE001 - it was nobody's alone
+            for request in batch:
+                request.end(_Failed(error))
+        except BaseException:
+            for request in batch:
+                request.end(_Failed(Unavailable()))
+            raise
+
+    async def _together(
+        self, department: str, batch: Sequence[_Request], lock_wait_ms: int | None
+    ) -> Sequence[_Request]:
+        """One transaction; gives who is to be done again, because others failed in it and it was rolled back."""
+        outcomes: list[object] = []
+        committed = False
+        with suppress(_OthersFailed):
+            async with self._database.transaction(department, lock_wait_ms) as connection:
+                outcomes = await self._drive(connection, department, [request.steps() for request in batch])
+                _require_all_done(outcomes)
+            committed = True
+        again = []
+        for request, outcome in zip(batch, outcomes, strict=True):
+            if committed or isinstance(outcome, _Failed):
+                request.end(outcome)
+            else:
+                again.append(request)
+        return again
+
+    async def _drive(self, connection: Connection, department: str, steps: Sequence[Steps[Any]]) -> list[Any]:
+        """Run steps side by side, one question of all at a time; gives what each returned or, `_Failed`, raised."""
+        outcomes: list[Any] = [None] * len(steps)
+        asked: dict[str, list[tuple[int, Ask]]] = {}
+        order = list(vars(self._queries))
+
+        def go_on(number: int, found: list[Record] | None) -> None:
+            try:
+                # The first `send` of a generator takes None.
+                question = steps[number].send(found)  # type: ignore[arg-type]
+            except StopIteration as end:
+                outcomes[number] = end.value
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is that request's alone
+                outcomes[number] = _Failed(error)
+            else:
+                asked.setdefault(question.query, []).append((number, question))
+
+        for number in range(len(steps)):
+            go_on(number, None)
+        while asked:
+            query = min(asked, key=order.index)
+            askers = asked.pop(query)
+            for (number, _), found in zip(
+                askers, await self._fetch(connection, department, query, [each for _, each in askers]), strict=True
+            ):
+                go_on(number, found)
+        return outcomes
+
+    async def _fetch(
+        self, connection: Connection, department: str, query: str, questions: Sequence[Ask]
+    ) -> list[list[Record]]:
+        """One statement for all who ask; gives each the records found for its rows."""
+        rows = [(row, place) for place, question in enumerate(questions) for row in question.rows]
+        rows.sort(key=lambda each: cast("Any", each[0][0]))  # by the first column: as locks are taken
+        columns = zip(*map(itemgetter(0), rows), strict=True)
+        answers: list[list[Record]] = [[] for _ in questions]
+        for record in await connection.fetch(getattr(self._queries, query), department, *map(list, columns)):
+            answers[rows[record["n"] - 1][1]].append(record)
+        return answers
+
+
+def _require_all_done(outcomes: Sequence[object]) -> None:
+    if any(isinstance(outcome, _Failed) for outcome in outcomes):
+        raise _OthersFailed
+
+
+def _expire(result: asyncio.Future[Any]) -> None:
+    if not result.done():
+        result.set_exception(Unavailable())
