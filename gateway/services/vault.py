@@ -5,6 +5,7 @@ does not tell a name's. It opens in two places: the charge path, on the way to t
 `…_anew` methods that `reseal` works with, which give out nothing that they have opened.
 """
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -56,6 +57,7 @@ class Vault:
         self._brands = brands
         self._generation = 0
         self._wraps_left = 0
+        self._reserving = asyncio.Lock()
 
     async def look(self) -> None:
         """See the keys as they are now; comes before all that is made anew after `KeysMoved`."""
@@ -178,15 +180,24 @@ class Vault:
         return dek, SealedRecord(record_id, envelope.seal(dek, place, field_set, content), wrapped)
 
     async def _ring_to_seal_with(self, ring: Ring) -> Ring:
-        # Two tasks that find nothing left both reserve; one block is then lost, which only counts too much.
-        if ring.active.number != self._generation or self._wraps_left == 0:
-            try:
-                await self._store.reserve_wraps(ring.active.number, WRAPS_AHEAD)
-            except KeysMoved:
-                ring = await self._keyring.look()
-                await self._reserve_again(ring)
-            self._generation, self._wraps_left = ring.active.number, WRAPS_AHEAD
+        while self._is_spent(ring):
+            async with self._reserving:
+                ring = await self._keyring.ring()  # somebody may have followed a rotation while this one waited
+                if self._is_spent(ring):
+                    ring = await self._reserve(ring)
         self._wraps_left -= 1
+        return ring
+
+    def _is_spent(self, ring: Ring) -> bool:
+        return self._wraps_left == 0 or ring.active.number != self._generation
+
+    async def _reserve(self, ring: Ring) -> Ring:
+        try:
+            await self._store.reserve_wraps(ring.active.number, WRAPS_AHEAD)
+        except KeysMoved:
+            ring = await self._keyring.look()
+            await self._reserve_again(ring)
+        self._generation, self._wraps_left = ring.active.number, WRAPS_AHEAD
         return ring
 
     async def _reserve_again(self, ring: Ring) -> None:

@@ -198,7 +198,10 @@ async def test_a_mirror_that_lags_refuses(vault: Vault, card: Card, known: Known
 async def test_wraps_are_counted_before_they_are_made(
     vault: Vault, card: Card, keys: Keys, known: KnownKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever seals at once at the ends of blocks, and through a rotation, never wraps more than was counted."""
+    """Whoever seals at once at the ends of blocks, and through a rotation, wraps no more than was counted.
+
+    Nor is more counted than the blocks that are needed, however many find the last one used up.
+    """
     monkeypatch.setattr(module, "WRAPS_AHEAD", BLOCK_WRAPS)
     reserve = known.reserve_wraps
 
@@ -220,6 +223,8 @@ async def test_wraps_are_counted_before_they_are_made(
     keys.rotate()
     await asyncio.gather(*(sealing(index) for index in range(8)))
     assert set(wrapped) == {1, 2}
+    for generation, count in wrapped.items():
+        assert known.reserved[generation] < count + BLOCK_WRAPS
 
 
 async def test_nothing_is_wrapped_when_nothing_was_counted(vault: Vault, card: Card, known: KnownKeys) -> None:
