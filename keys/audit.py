@@ -7,7 +7,7 @@ No field holds text of a request: ids that we made, codes from closed lists, nam
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -81,23 +81,23 @@ class AuditPen:
 
 def audit_values(row: AuditRow) -> tuple[object, ...]:
     """A row's values in the order of `insert_audit`."""
-    event = row.event
+    department, *told = _told(row.event)
+    return (department, row.event_id, row.occurred_at, row.process, *told, row.mac_key, row.mac)
+
+
+def _told(event: AuditEvent) -> tuple[str, ...]:
+    """All of it, in the order of the MAC."""
     return (
         event.department,
-        row.event_id,
-        row.occurred_at,
-        row.process,
         event.event,
         event.outcome,
         event.actor,
         event.subject,
         event.reason,
         event.request_id,
-        row.mac_key,
-        row.mac,
     )
 
 
 def _bytes(event_id: str, occurred_at: datetime, process: str, event: AuditEvent, mac_key: int) -> bytes:
     told = occurred_at.isoformat(timespec="microseconds")
-    return context("audit/v2", mac_key, event_id, told, process, *astuple(event))
+    return context("audit/v2", mac_key, event_id, told, process, *_told(event))

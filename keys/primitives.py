@@ -30,10 +30,10 @@ def new_key() -> Secret[bytes]:
 
 def context(*fields: str | int | bytes) -> bytes:
     """One unambiguous byte string for a list of fields: four bytes of length, then the field, each time."""
-    parts = []
+    parts: list[bytes] = []
     for field in fields:
         raw = field if isinstance(field, bytes) else str(field).encode()
-        parts.append(len(raw).to_bytes(4, "big") + raw)
+        parts += (len(raw).to_bytes(4, "big"), raw)
     return b"".join(parts)
 
 

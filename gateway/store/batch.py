@@ -1,7 +1,9 @@
 """Group commit: the steps of many requests in one transaction, durable before any of them is answered.
 
-A commit waits for the disk. Requests that come while one is under way wait together for the next: each department
-has a queue and at most one batch in work, and departments take turns. Who finds nothing in work waits for nobody.
+A commit waits for the disk, and costs the same for one request as for fifty. Requests that come while one is under
+way wait together for the next: each department has a queue and at most one batch in work, and departments take turns.
+Who finds nothing in work waits for nobody. After a batch of several the next one waits until as many have come again,
+but not for long.
 
 What a request does inside a transaction is written as `Steps`: a generator that yields what it asks of the database
 and is given the rows. A batch runs the steps of all its requests side by side, and asks the same question for all of
@@ -36,6 +38,10 @@ from keys.database import Connection
 AT_ONCE_MAX = 4
 """Batches of one process, each with a connection and a department to itself."""
 BATCH_MAX = 512
+GATHERED_MAX = 32
+"""A batch waits for no more than so many: under load one half is in the database while the other is in work here."""
+GATHERING_S = 0.005
+"""And for no longer than this."""
 WAITING_MAX = 4096
 """So many requests may wait; one more is refused at once."""
 LOCK_WAIT_MS = 250
@@ -96,6 +102,12 @@ class _Queue:
 
     waiting: deque[_Request] = field(default_factory=deque)
     working: bool = False
+    """In line, or in work."""
+    last: int = 1
+    """How many its last batch had."""
+    ended_s: float = 0.0
+    """When."""
+    gathering: asyncio.TimerHandle | None = None
 
 
 class _OthersFailed(Exception):
@@ -146,27 +158,40 @@ class Batches:
     # -- turns
 
     def _go_on(self, department: str, queue: _Queue) -> None:
-        """Put a department in line, unless it is in work or in line; and begin what may begin."""
+        """Put a department in line, unless it is there or in work, or gathers; and begin what may begin."""
         if queue.waiting and not queue.working:
-            queue.working = True
-            self._turns.append(department)
+            loop = asyncio.get_running_loop()
+            quiet = loop.time() - queue.ended_s > GATHERING_S
+            if quiet or len(queue.waiting) >= min(queue.last, GATHERED_MAX):
+                self._put_in_line(department, queue)
+            elif queue.gathering is None:
+                queue.gathering = loop.call_later(GATHERING_S, self._put_in_line, department, queue)
+        self._begin()
+
+    def _put_in_line(self, department: str, queue: _Queue) -> None:
+        if queue.gathering is not None:
+            queue.gathering.cancel()
+            queue.gathering = None
+        queue.working = True
+        self._turns.append(department)
+        self._begin()
+
+    def _begin(self) -> None:
         while self._turns and len(self._working) < AT_ONCE_MAX:
-            task = asyncio.create_task(self._turn(self._turns.popleft()))
-            self._working.add(task)
-            task.add_done_callback(self._working.discard)
+            self._working.add(asyncio.create_task(self._turn(self._turns.popleft())))
 
     async def _turn(self, department: str) -> None:
         queue = self._queues[department]
         try:
-            if batch := self._take(queue):
+            batch = self._take(queue)
+            queue.last = max(1, len(batch))
+            if batch:
                 await self._commit(department, batch)
         finally:
             task = asyncio.current_task()
             assert task is not None, "internal error: a turn is a task"
             self._working.discard(task)
-            queue.working = False
-            if not queue.waiting:
-                del self._queues[department]
+            queue.working, queue.ended_s = False, asyncio.get_running_loop().time()
             self._go_on(department, queue)
 
     def _take(self, queue: _Queue) -> list[_Request]:

@@ -36,7 +36,7 @@ from gateway.services.ports import (
 )
 from gateway.store.batch import Ask, Steps, ask
 from gateway.store.database import Database
-from gateway.store.postgres import LEASE, Store, fields_of, names
+from gateway.store.postgres import LEASE, Store, conclude, fields_of, names
 from keys.audit import AuditRow
 from keys.queries import load_queries
 from keys.ring import WrappedDek
@@ -182,7 +182,7 @@ class Ledger(Store):
             yield from self._insert_dek(intent.details)
         yield from self._insert_charge(charge, intent.details)
         movement = yield from self._insert_movement(intent.movement)
-        yield from self._audit_row(audit)
+        yield from conclude(audit)
         return Begun(charge, movement, record)
 
     def _begin_movement(self, asked: Asked, claim: Claim, audit: AuditRow) -> Steps[Begun | Claimed]:
@@ -194,7 +194,7 @@ class Ledger(Store):
         begins = (None, None, movement.amount_minor) if refund else (movement.kind, movement.progress, 0)
         row = yield from ask("begin_movement", charge.charge_id, *begins)
         assert row is not None, "internal error: the charge is locked"
-        yield from self._audit_row(audit)
+        yield from conclude(audit)
         return Begun(_charge(fields_of(row)), movement)
 
     async def _begun_after_all(self, claim: Claim, mine: Movement | Asked, *, with_card: bool) -> Begun | Claimed:
@@ -294,8 +294,9 @@ class Ledger(Store):
         charge = yield from self._follow(moved, event, said)
         answer = render(charge, moved)
         if event in ENDS:
-            yield from self._answer(moved.route, moved.idempotency_key, answer)
-        yield from self._audit_row(audit)
+            yield from conclude(audit, moved.route, moved.idempotency_key, answer)
+        else:
+            yield from conclude(audit)
         return Finished(charge, moved, answer, moved=True)
 
     def _move(self, movement: Movement, event: Event, said: Said) -> Steps[Movement | None]:

@@ -39,11 +39,6 @@ LEASE = timedelta(seconds=15)
 """How long a request may hold a key or a charge; longer than the processor's deadline, shorter than patience."""
 
 
-INDEX_STATES = ("active",)
-OLDER_INDEX_STATES = ("active", "retired", "compromised")
-"""In which states a version of the fingerprint key may index a card beside a newer one."""
-
-
 class Store(Mirror):
     """Implements every store port of the api process."""
 
@@ -116,7 +111,7 @@ class Store(Mirror):
         def steps() -> Steps[Claimed | None]:
             if claim is not None and (earlier := (yield from self._take(claim))):
                 return earlier
-            yield from self._audit_row(audit)
+            yield from conclude(audit)
             return None
 
         return await self._batches.do(department, steps, *names(claim))
@@ -136,15 +131,16 @@ class Store(Mirror):
             if claim is not None:
                 if earlier := (yield from self._answered(claim)):
                     return earlier
-                yield from self._answer(claim.route, claim.key, answer)
-            yield from self._audit_row(audit)
+                yield from conclude(audit, claim.route, claim.key, answer)
+            else:
+                yield from conclude(audit)
             return None
 
         return await self._batches.do(department, steps, *names(claim))
 
     async def record(self, audit: AuditRow) -> None:
         """See `ports.MovementStore`."""
-        await self._batches.do(audit.event.department, lambda: self._audit_row(audit))
+        await self._batches.do(audit.event.department, lambda: conclude(audit))
 
     # -- tokens
 
@@ -159,8 +155,9 @@ class Store(Mirror):
                 return earlier
             token = yield from self._insert_token(new)
             if claim is not None:
-                yield from self._answer(claim.route, claim.key, render(token))
-            yield from self._audit_row(audit)
+                yield from conclude(audit, claim.route, claim.key, render(token))
+            else:
+                yield from conclude(audit)
             return token
 
         return await self._batches.do(new.token.department, steps, *names(claim))
@@ -231,39 +228,38 @@ class Store(Mirror):
             return None
         return (yield from self._claimed(claim.route, claim.key))
 
-    def _answer(self, route: str, key: str, answer: Answer) -> Steps[Record | None]:
-        return ask("answer", key, route, answer.status, answer.body)
-
-    def _audit_row(self, audit: AuditRow) -> Steps[Any]:
-        return ask("insert_audit", *audit_values(audit)[1:])
-
     def _insert_dek(self, record: SealedRecord) -> Steps[None]:
         dek = record.dek
         if (yield from ask("insert_dek", record.record_id, dek.generation, dek.wrapped)) is None:
             raise KeysMoved
 
     def _insert_token(self, new: NewToken) -> Steps[Token]:
-        yield from self._insert_dek(new.record)
-        stored = replace(new.token, fingerprint_id=(yield from self._fingerprint(new)))
-        yield from ask("insert_token", *(getattr(stored, name) for name in TOKEN_FIELDS), new.record.sealed)
-        return stored
-
-    def _fingerprint(self, new: NewToken) -> Steps[str]:
-        """The id of the card: each version of the index proposes what it gives to the next; the last one decides."""
-        # When a rotation of the fingerprint key begins, some writers know the old version only, and all write its
-        # row: its unique key decides, and who knows both carries that id on. When it ends some write the new row
-        # only, but then every card of the old version has its new row, with the same id; a new card's id is decided
-        # by the new row's unique key, and `reseal` deletes what the old version, destroyed by then, holds of it.
-        token, fingerprint_id = new.token, new.token.fingerprint_id
-        for index in new.card_indexes:
-            allowed = INDEX_STATES if index is new.card_indexes[-1] else OLDER_INDEX_STATES
-            given = index.value, index.key_version, fingerprint_id, token.created_at, " ".join(allowed)
-            row = yield from ask("fingerprint", *given)
+        """The token as it is stored, with the id of its card: the last version of the index decides on that."""
+        # While two versions stand, each proposes what it gives to the next. When a rotation of the fingerprint key
+        # begins, some writers know the old version only, and all write its row: its unique key decides, and who knows
+        # both carries that id on. When it ends some write the new row only, but then every card of the old version
+        # has its new row, with the same id; a new card's id is decided by the new row's unique key, and `reseal`
+        # deletes what the old version, destroyed by then, holds of it.
+        token, dek, fingerprint_id = new.token, new.record.dek, new.token.fingerprint_id
+        *older, index = new.card_indexes
+        for each in older:
+            row = yield from ask("fingerprint", each.value, each.key_version, fingerprint_id, token.created_at)
             if row is None:
                 raise KeysMoved
             fingerprint_id = row["fingerprint_id"]
-        assert fingerprint_id is not None, "internal error: a card is indexed by one version at least"
-        return fingerprint_id
+        row = yield from ask(
+            "store_token",
+            *(getattr(token, name) for name in TOKEN_FIELDS),
+            new.record.sealed,
+            dek.generation,
+            dek.wrapped,
+            index.value,
+            index.key_version,
+            fingerprint_id,
+        )
+        if row is None:
+            raise KeysMoved
+        return replace(token, fingerprint_id=row["fingerprint_id"])
 
     def _token(self, token_id: str) -> Steps[Token]:
         row = yield from ask("token", token_id)
@@ -278,6 +274,14 @@ class Store(Mirror):
         await connection.execute(self._sql.delete_dek, department, token_id)
         await connection.execute(self._sql.forget_fingerprint, department, fingerprint_id)
         await connection.execute(self._sql.forget_card_parts, department, token_id)
+
+
+def conclude(
+    audit: AuditRow, route: str | None = None, key: str | None = None, answer: Answer | None = None
+) -> Steps[Record | None]:
+    """The last step: the audit row, and the answer that from now on stands under the key."""
+    told = (answer.status, answer.body) if answer else (None, None)
+    return ask("conclude", *audit_values(audit)[1:], key, route, *told)
 
 
 def names(claim: Claim | None) -> tuple[str, ...]:
@@ -300,7 +304,6 @@ TOKEN_FIELDS = (
     "status",
     "brand",
     "last4",
-    "fingerprint_id",
     "cvc_check",
     "created_at",
     "expires_at",

@@ -114,27 +114,52 @@ WITH given AS (
 SELECT n FROM given JOIN inserted USING (record_id);
 
 -- name: fingerprint
--- The id of a card in this department, under one version of the index: the first to write it decides. The update
--- holds the row against an erasure that is about to remove it. No row comes back when the version may not index here.
+-- The id of a card under an older version of the index, while two stand: the first to write it decides. No row comes
+-- back when the version may not index here any more.
 WITH given AS (
-  SELECT * FROM unnest($2::bytea[], $3::integer[], $4::text[], $5::timestamptz[], $6::text[])
-    WITH ORDINALITY AS g (card_index, key_version, fingerprint_id, seen_at, states, n)
+  SELECT * FROM unnest($2::bytea[], $3::integer[], $4::text[], $5::timestamptz[])
+    WITH ORDINALITY AS g (card_index, key_version, fingerprint_id, seen_at, n)
 ), written AS (
   INSERT INTO gateway.fingerprints AS f (department_id, key_version, card_index, fingerprint_id, seen_at)
   SELECT DISTINCT ON (card_index, key_version) $1, key_version, card_index, fingerprint_id, seen_at FROM given g
   WHERE EXISTS (SELECT FROM gateway.fingerprint_versions v
-                WHERE v.version = g.key_version AND v.state = ANY(string_to_array(g.states, ' ')))
+                WHERE v.version = g.key_version AND v.state IN ('active', 'retired', 'compromised'))
   ORDER BY card_index, key_version, n
   ON CONFLICT (department_id, key_version, card_index) DO UPDATE SET seen_at = EXCLUDED.seen_at
   RETURNING key_version, card_index, f.fingerprint_id
 )
 SELECT written.fingerprint_id, given.n FROM given JOIN written USING (key_version, card_index);
 
--- name: insert_token
-INSERT INTO gateway.tokens (department_id, token_id, application_id, kind, usage, status, brand, last4,
-                            fingerprint_id, cvc_check, created_at, expires_at, sealed)
-SELECT $1, g.* FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                           $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::bytea[]) AS g;
+-- name: store_token
+-- The record, its data key and the id of its card under the version of the index that decides. Nothing of it unless
+-- the key generation and the version are active here: then no row comes back. The update of the fingerprint holds the
+-- row against an erasure that is about to remove it.
+WITH given AS (
+  SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+                       $10::timestamptz[], $11::timestamptz[], $12::bytea[], $13::integer[], $14::bytea[], $15::bytea[],
+                       $16::integer[], $17::text[])
+    WITH ORDINALITY AS g (token_id, application_id, kind, usage, status, brand, last4, cvc_check, created_at, expires_at,
+                          sealed, generation, wrapped, card_index, key_version, fingerprint_id, n)
+), allowed AS (
+  SELECT * FROM given g
+  WHERE EXISTS (SELECT FROM gateway.key_generations k WHERE k.generation = g.generation AND k.state = 'active')
+  AND EXISTS (SELECT FROM gateway.fingerprint_versions v WHERE v.version = g.key_version AND v.state = 'active')
+), written AS (
+  INSERT INTO gateway.fingerprints AS f (department_id, key_version, card_index, fingerprint_id, seen_at)
+  SELECT DISTINCT ON (card_index, key_version) $1, key_version, card_index, fingerprint_id, created_at FROM allowed
+  ORDER BY card_index, key_version, n
+  ON CONFLICT (department_id, key_version, card_index) DO UPDATE SET seen_at = EXCLUDED.seen_at
+  RETURNING key_version, card_index, f.fingerprint_id AS decided
+), wrap AS (
+  INSERT INTO gateway.deks (department_id, record_id, first_generation, generation, wrapped)
+  SELECT $1, token_id, generation, generation, wrapped FROM allowed
+), token AS (
+  INSERT INTO gateway.tokens (department_id, token_id, application_id, kind, usage, status, brand, last4,
+                              fingerprint_id, cvc_check, created_at, expires_at, sealed)
+  SELECT $1, token_id, application_id, kind, usage, status, brand, last4, decided, cvc_check, created_at, expires_at, sealed
+  FROM allowed JOIN written USING (card_index, key_version)
+)
+SELECT decided AS fingerprint_id, n FROM allowed JOIN written USING (card_index, key_version);
 
 -- name: insert_charge
 INSERT INTO gateway.charges (department_id, charge_id, application_id, token_id, amount_minor, currency,
@@ -203,19 +228,22 @@ FROM unnest($2::text[]) WITH ORDINALITY AS g (token_id, n)
 WHERE t.department_id = $1 AND t.token_id = g.token_id AND t.status = 'spent'
 RETURNING g.n;
 
--- name: answer
--- An answer that was given is never replaced.
-UPDATE gateway.idempotency i SET status = g.status, body = g.body
-FROM unnest($2::text[], $3::text[], $4::smallint[], $5::bytea[])
-  WITH ORDINALITY AS g (idempotency_key, route, status, body, n)
-WHERE i.department_id = $1 AND i.route = g.route AND i.idempotency_key = g.idempotency_key AND i.status IS NULL
-RETURNING g.n;
-
--- name: insert_audit
+-- name: conclude
+-- What a request did, as an audit row; and under its key, if it ends here, its answer. One that was given is never
+-- replaced.
+WITH given AS (
+  SELECT * FROM unnest($2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                       $9::text[], $10::text[], $11::integer[], $12::bytea[], $13::text[], $14::text[], $15::smallint[],
+                       $16::bytea[])
+    AS g (event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac_key, mac,
+          idempotency_key, route, status, body)
+), answered AS (
+  UPDATE gateway.idempotency i SET status = g.status, body = g.body FROM given g
+  WHERE i.department_id = $1 AND i.route = g.route AND i.idempotency_key = g.idempotency_key AND i.status IS NULL
+)
 INSERT INTO audit.events
   (department_id, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac_key, mac)
-SELECT $1, g.* FROM unnest($2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                           $9::text[], $10::text[], $11::integer[], $12::bytea[]) AS g;
+SELECT $1, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac_key, mac FROM given;
 
 -- name: token
 SELECT t.department_id AS department, t.token_id, t.application_id, t.kind, t.usage, t.status, t.brand, t.last4,

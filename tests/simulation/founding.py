@@ -79,7 +79,7 @@ def given(card: int, *, with_cvc: bool = False) -> CardGiven:
 def seeded_ids(seed: int) -> Iterator[None]:
     """Ids from the seed, so that two runs of it can be compared. What is sealed stays random: no history shows it."""
     rng = Random(seed ^ 0x1D5)  # noqa: S311 - chance that a seed repeats
-    drawn = SimpleNamespace(randbits=rng.getrandbits, token_hex=lambda size: rng.randbytes(size).hex())
+    drawn = SimpleNamespace(token_bytes=rng.randbytes, token_hex=lambda size: rng.randbytes(size).hex())
     gateway.rules.ids.secrets = keys.audit.secrets = drawn  # type: ignore[attr-defined, assignment]
     try:
         yield

@@ -35,11 +35,13 @@ from gateway.services.ports import (
 )
 from gateway.store.database import StatementRefused
 from gateway.store.ledger import REQUEST_LIFE, NothingCommitted
-from gateway.store.postgres import INDEX_STATES, LEASE, OLDER_INDEX_STATES
+from gateway.store.postgres import LEASE
 from keys.audit import AuditRow
 from keys.ring import WrappedDek
 from tests.simulation.rows import KeyRow, MovementRow, TokenRow
 
+INDEX_STATES = ("active",)
+OLDER_INDEX_STATES = ("active", "retired", "compromised")
 FIRST = frozenset({Kind.SALE, Kind.AUTHORIZATION})
 CAPTURING = frozenset({Kind.SALE, Kind.CAPTURE})
 

@@ -17,7 +17,6 @@ from gateway.rules.journal import Account as JournalAccount
 from gateway.rules.journal import Entry
 from gateway.rules.lifecycle import OPEN, Kind, Progress
 from gateway.services.ports import Approved, Charge, Declined, Movement, NotFound, Token
-from gateway.store.postgres import TOKEN_FIELDS
 from keys.audit import AuditEvent, AuditRow
 from keys.audit import Outcome as AuditOutcome
 from tests.simulation.book import Account, Book, Deed, Order
@@ -121,7 +120,8 @@ async def _memory(city: City, owner: PoolConnectionProxy) -> Memory:
         charge: Charge = _record(Charge, row)
         memory.charges_[charge.department, charge.charge_id] = charge
     for row in await rows("gateway.tokens"):
-        token = Token(row["department_id"], **{name: row[name] for name in TOKEN_FIELDS})
+        values = dict(row) | {"department": row["department_id"]}
+        token = Token(**{field.name: values[field.name] for field in fields(Token)})
         memory.tokens[token.department, token.token_id] = TokenRow(token, row["sealed"])
     entries: dict[Id, list[Entry]] = defaultdict(list)
     for row in await rows("gateway.journal"):

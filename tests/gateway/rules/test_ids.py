@@ -35,10 +35,10 @@ def test_ids_tell_neither_time_nor_order() -> None:
 @pytest.mark.parametrize("digits", [13, 26])
 def test_an_id_with_a_run_of_thirteen_digits_is_drawn_again(monkeypatch: pytest.MonkeyPatch, digits: int) -> None:
     """What could be taken for a card number is thrown away; twelve digits in a row may stay."""
-    letters = (1 << 5 * 26) - 1  # 31 is the digit 7 in every place, 0 the letter a
-    too_many, allowed = letters >> 5 * (26 - digits), letters >> 5 * 14
-    draws = iter([too_many, too_many << 5 * (26 - digits), allowed])
-    monkeypatch.setattr(ids, "secrets", SimpleNamespace(randbits=lambda _: next(draws)))
+    seven, letter = b"\xff", b"\x00"  # 31 is the digit 7, 0 the letter a
+    too_many = seven * digits + letter * (26 - digits)
+    draws = iter([too_many, too_many[::-1], seven * 12 + letter * 14])
+    monkeypatch.setattr(ids, "secrets", SimpleNamespace(token_bytes=lambda _: next(draws)))
 
     assert new_id("ch") == "ch_" + "7" * 12 + "a" * 14
     assert next(draws, None) is None

@@ -219,7 +219,7 @@ async def test_who_goes_away_takes_nobody_along(store: Ledger, owner: asyncpg.Co
     await asyncio.wait([first, *waiting])
     ids = [new.token.token_id for new in made]
     assert await stored(owner, ids) == set(ids) - {ids[3]}
-    assert (store._batches._waiting, store._batches._queues) == (0, {})
+    assert (store._batches._waiting, store._batches._working) == (0, set())
 
 
 async def test_departments_take_turns(
