@@ -10,6 +10,7 @@ from keys.settings import AbsolutePath, DatabaseSection, Environment, KeysSectio
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Host = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+WORKERS_MAX = 64
 
 
 class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +24,9 @@ class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: Host = "127.0.0.1"
     port: Port = 8443
     connections_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+    workers: Annotated[int, msgspec.Meta(ge=1, le=WORKERS_MAX)] = 1
+    """Processes that share the port and `connections_max`. Each has a pool of its own, `database.pool_max` large,
+    metrics of its own, on `metrics.port` and those after it, and counts an application's quota by itself."""
 
 
 class AdminSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,7 +75,7 @@ class StubSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MetricsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[metrics]`: Prometheus, on loopback only, without TLS."""
+    """`[metrics]`: Prometheus, on loopback only, without TLS. Worker 2 of the api has the next port, and so on."""
 
     port: Port = 9464
 

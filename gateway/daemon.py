@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import resource
 import signal
 import socket
@@ -9,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
@@ -33,10 +35,20 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     """A bound and listening socket; a busy port is one clear line (`SettingsRefused`)."""
     try:
         return socket.create_server((host, port), backlog=BACKLOG)
-    except OSError as error:
-        raise SettingsRefused(
-            f"{setting}: cannot listen on {host}:{port} ({error.strerror}); choose another"
-        ) from None
+    except (OSError, OverflowError) as error:  # the latter of a port above 65535
+        reason = getattr(error, "strerror", None) or "there is no such port"
+        raise SettingsRefused(f"{setting}: cannot listen on {host}:{port} ({reason}); choose another") from None
+
+
+def settle() -> None:
+    """What is there now will stay: the collector of cycles need not look at it again, nor look as often.
+
+    Requests leave few cycles behind. A process that has just started holds half a million objects for ever, and going
+    over them costs a tenth of what requests cost.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @asynccontextmanager
@@ -70,16 +82,21 @@ async def follow(log: FilteringBoundLogger, *looks: Callable[[], Awaitable[objec
                 log.warning("look.failed", error=type(error).__name__)
 
 
-async def end(*tasks: asyncio.Task[None]) -> None:
+async def end(*tasks: asyncio.Task[Any]) -> None:
     """Stop what runs for ever; what it was in the middle of is found by whoever looks next."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def stop_signal() -> None:
-    """Returns when the process is asked to stop."""
+def stop_asked() -> asyncio.Event:
+    """Is set when the process is asked to stop."""
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    await asked.wait()
+    return asked
+
+
+async def stop_signal() -> None:
+    """Returns when the process is asked to stop."""
+    await stop_asked().wait()

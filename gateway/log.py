@@ -9,10 +9,11 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TextIO
 
+import msgspec
 import structlog
 
 TEXT = re.compile(r"[ -~]{0,120}")
@@ -22,6 +23,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "level": str,
     "time": str,
     "process": str,
+    "worker": int,
     "route": str,
     "status": int,
     "duration_ms": (int, float),
@@ -31,6 +33,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "staff": str,
     "error": str,
     "frames": list,
+    "about": list,
     "reason": str,
     "sqlstate": str,
     "port": int,
@@ -40,29 +43,37 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
 """Everything that a log line may hold; data_inventory.toml gives each its class."""
 
 
-def configure(process: str, stream: TextIO = sys.stdout) -> structlog.typing.FilteringBoundLogger:
-    """Set logging up for a process; gives its logger."""
+def configure(
+    process: str, stream: TextIO = sys.stdout, worker: int | None = None
+) -> structlog.typing.FilteringBoundLogger:
+    """Set logging up for a process, or for one of several of a kind; gives its logger."""
+    own: dict[str, Any] = {"process": process} | ({} if worker is None else {"worker": worker})
     structlog.configure(
         processors=[
-            partial(_named, process),
-            structlog.processors.add_log_level,
+            partial(_named, own),
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             allow_listed,
-            structlog.processors.JSONRenderer(sort_keys=True),
+            _rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(handlers=[_Reduced(stream, process)], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[_Reduced(stream, own)], level=logging.WARNING, force=True)
     structlog.contextvars.clear_contextvars()
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return logger
 
 
-def _named(process: str, _logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    entry["process"] = process
+def _named(
+    own: Mapping[str, Any], _logger: object, method: str, entry: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    entry.update(own, level=method)
     return entry
+
+
+def _rendered(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> str:
+    return msgspec.json.encode(entry, order="sorted").decode()
 
 
 def allow_listed(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> dict[str, Any]:
@@ -81,10 +92,9 @@ def _is_allowed(value: object, kind: type | tuple[type, ...]) -> bool:
 class _Reduced(logging.StreamHandler[TextIO]):
     """The standard library's records, without their messages."""
 
-    def __init__(self, stream: TextIO, process: str) -> None:
+    def __init__(self, stream: TextIO, own: Mapping[str, Any]) -> None:
         super().__init__(stream)
-        self._process = process
-        self._render = structlog.processors.JSONRenderer(sort_keys=True)
+        self._own = own
 
     def format(self, record: logging.LogRecord) -> str:
         """Logger, level and class of error."""
@@ -92,8 +102,8 @@ class _Reduced(logging.StreamHandler[TextIO]):
             "event": "library",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "process": self._process,
-            "time": datetime.fromtimestamp(record.created).astimezone().isoformat(),
+            **self._own,
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "error": record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else "",
         }
-        return str(self._render(None, "", allow_listed(None, "", entry)))
+        return _rendered(None, "", allow_listed(None, "", entry))

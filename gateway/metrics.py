@@ -3,6 +3,7 @@
 Labels are route templates, statuses and our own codes, never anything of a request.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
@@ -40,6 +41,8 @@ class Metrics:
             "gateway_pool_connections", "Database connections.", ["state"], registry=self._registry
         )
 
+        self._tasks = Gauge("gateway_tasks", "Tasks of the event loop.", registry=self._registry)
+
     def observe(self, route: str, status: int, duration_s: float) -> None:
         """Count one request."""
         self._latency.labels(route, str(status)).observe(duration_s)
@@ -58,4 +61,5 @@ class Metrics:
         opened, idle = self._pool()
         self._connections.labels("used").set(opened - idle)
         self._connections.labels("idle").set(idle)
+        self._tasks.set(len(asyncio.all_tasks()))
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,7 +1,9 @@
 """The composition root: from settings to running parts. Nothing else constructs its own collaborators."""
 
 import asyncio
+import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -11,9 +13,10 @@ import msgspec
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
+from gateway.berth import Berth
 from gateway.clock import SystemClock
 from gateway.config import ApiSection, Config, city_of
-from gateway.daemon import end, follow, forbid_dumps, listen, open_database, stop_signal
+from gateway.daemon import end, follow, forbid_dumps, open_database, settle, stop_signal
 from gateway.metrics import Metrics
 from gateway.processor.client import ProcessorClient, open_session
 from gateway.profile import in_production, require_profile
@@ -37,6 +40,7 @@ from gateway.store.ledger import Ledger
 from gateway.store.reseal import ResealStore
 from gateway.web import openapi
 from gateway.web.api import CALLER, Api
+from gateway.web.bulk import BulkTokens
 from gateway.web.certificates import RevocationFile
 from gateway.web.health import Check, Health
 from gateway.web.server import REQUEST_ID, ROUTE, Limits, SafeServer, tls_context
@@ -46,7 +50,6 @@ from keys.files import read_private_line
 from keys.keystore import open_keystore
 from keys.process_keys import read_process_keys
 from keys.root import Ask, RootKey
-from keys.roots import open_root
 
 METRICS_CONNECTIONS_MAX = 16
 RESEAL_CONNECTIONS = 3
@@ -68,39 +71,48 @@ class Parts:
     application: web.Application
 
 
-async def serve_api(config: Config, ask: Ask, log: FilteringBoundLogger, at: Points = pass_by) -> None:
-    """Run the api process until SIGTERM or SIGINT; raises `keys.errors.KeysError` when it must not start."""
+async def serve_api(
+    config: Config, ask: Ask, log: FilteringBoundLogger, at: Points = pass_by, inherited: str | None = None
+) -> None:
+    """Run an api process until SIGTERM or SIGINT; raises `keys.errors.KeysError` when it must not start.
+
+    One of several workers is told what it `inherited`, and ends when its parent says so or is gone, too.
+    """
     forbid_dumps()
     require_profile(config, {"api.cert": config.api.cert, "api.client_ca": config.api.client_ca})
-    sock = listen(config.api.host, config.api.port, "api.port")
-    root = open_root(config.keys.root, ask)
+    berth = Berth.alone(config, ask) if inherited is None else Berth.inherited(inherited)
     async with AsyncExitStack() as stack:
-        parts = await stack.enter_async_context(api_parts(config, root, log, at))
+        parts = await stack.enter_async_context(api_parts(config, berth.root, log, at))
         await parts.keyring.look()
         await parts.callers.look()
         metrics = Metrics(
             parts.store.unresolved, lambda: (parts.database.connections, parts.database.connections_idle)
         )
-        await _start_metrics(stack, metrics, config.metrics.port, log)
-        server = SafeServer(
-            parts.application,
-            sock,
-            tls=_tls(config.api),
-            limits=Limits(connections_max=config.api.connections_max),
-            refusal=of_status,
-            observe=_observer(log, metrics),
-            log=log,
-        )
-        await server.start()
-        stack.push_async_callback(server.stop)
+        await _start_metrics(stack, metrics, berth.metrics, log)
         callers, keyring = parts.callers, parts.keyring
         looks = keyring.look, parts.renew_own_keys, callers.look, callers.note_use
         following = asyncio.create_task(follow(log, *looks))
         resending = asyncio.create_task(parts.resender.run())
         stack.push_async_callback(end, following, resending)
+        server = SafeServer(
+            parts.application,
+            berth.listener,
+            tls=_tls(config.api),
+            limits=Limits(
+                connections_max=-(-config.api.connections_max // berth.workers),
+                stream_bytes_max=sys.maxsize,  # bulk: what is in work is bounded, not how much comes
+            ),
+            refusal=of_status,
+            observe=_observer(log, metrics),
+            log=log,
+            loads=berth.loads,
+        )
+        await server.start()
+        settle()
         log.info("started", port=server.port)
-        await stop_signal()
+        grace_s = await berth.serve()
         log.info("stopping")
+        await server.stop(grace_s)
 
 
 @asynccontextmanager
@@ -137,12 +149,15 @@ async def api_parts(
             (needed if production else wished)["revocation"] = revocations.require_usable
         health = Health(needed, wished, clock)
         sender = Sender(store, vault, processor, pen, clock, at)
+        tokens = Tokens(store, vault, mint, processor, pen, clock, city)
         api = Api(
-            tokens=Tokens(store, vault, mint, processor, pen, clock, city),
+            tokens=tokens,
+            bulk=BulkTokens(tokens, brands),
             charges=Charges(store, vault, mint, sender, pen, clock, city, at, documented_only=production),
             movements=Movements(store, sender, pen, clock, at),
             refusals=Refusals(store, pen, clock),
             identify=callers.identify,
+            recognize=callers.recognize,
             brands=brands,
             health=health,
             openapi=msgspec.json.encode(openapi.document()),
@@ -208,10 +223,12 @@ def _tls(api: ApiSection) -> ssl.SSLContext:
     return tls_context(Path(api.cert), Path(api.key), Path(api.client_ca) if api.client_ca else None)
 
 
-async def _start_metrics(stack: AsyncExitStack, metrics: Metrics, port: int, log: FilteringBoundLogger) -> None:
+async def _start_metrics(
+    stack: AsyncExitStack, metrics: Metrics, sock: socket.socket, log: FilteringBoundLogger
+) -> None:
     server = SafeServer(
         metrics.application(),
-        listen("127.0.0.1", port, "metrics.port"),
+        sock,
         tls=None,
         limits=Limits(connections_max=METRICS_CONNECTIONS_MAX),
         refusal=of_status,

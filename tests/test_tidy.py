@@ -157,6 +157,7 @@ RULES = (
 
 REVEALING = {
     "gateway/cli/applications.py",
+    "gateway/cli/importing.py",
     "gateway/cli/main.py",
     "gateway/cli/staff.py",
     "gateway/processor/client.py",
@@ -182,6 +183,7 @@ REVEALING = {
     "keys/root_agent.py",
     "keys/root_awskms.py",
     "keys/root_pkcs11.py",
+    "keys/root_relay.py",
     "keys/root_shares.py",
     "keys/signing.py",
 }

@@ -14,9 +14,11 @@ ACTORS: Mapping[str, Actors] = {
     "reseal": ("reseal",),
     "migrate": OWNER,
     "compare": OWNER,
+    "import": NOBODY,  # whoever has the API key; nothing of the gateway's own is read
     "openapi": NOBODY,
     "states": NOBODY,
     "close verify": NOBODY,
+    "bench": NOBODY,  # of a gateway that serves: it starts one of its own
     "app list": OWNER,
     "app revoke": OWNER,
     # A new key's digest is made with the key of the process that will check it; so is what is sealed for staff.

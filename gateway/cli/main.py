@@ -13,10 +13,12 @@ import msgspec
 import typer
 
 from gateway import log as logs
-from gateway.cli import access, accounts, applications, closes, departments, staff
+from gateway.berth import number_of
+from gateway.cli import access, accounts, applications, closes, departments, importing, staff
 from gateway.cli.actors import ACTORS
+from gateway.cli.bench import bench
 from gateway.cli.options import OWNER, AsJson, ConfigFile, config_of
-from gateway.config import Config
+from gateway.config import WORKERS_MAX, Config
 from gateway.daemon import forbid_dumps, stop_signal
 from gateway.errors import GatewayError, Unavailable
 from gateway.processor.stub import server as stub_server
@@ -26,6 +28,7 @@ from gateway.rules.lifecycle import Progress
 from gateway.services.ports import CommitUnknown
 from gateway.services.reseal import Reseal
 from gateway.store.migrate import migrate as run_migrations
+from gateway.supervisor import supervise
 from gateway.web import openapi as openapi_document
 from gateway.wiring import reseal_parts, serve_api, serve_worker
 from gateway.wiring_admin import serve_admin
@@ -52,6 +55,8 @@ app.add_typer(departments.commands, name="department")
 accounts.add_to(departments.commands)
 app.add_typer(staff.commands, name="staff")
 app.add_typer(access.commands, name="access")
+app.command()(bench)
+app.command("import")(importing.import_cards)
 
 
 class Movement(msgspec.Struct, frozen=True):
@@ -69,13 +74,28 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 @app.command()
-def api(config: ConfigFile = None) -> None:
+def api(
+    config: ConfigFile = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on the one port; else api.workers.", min=1, max=WORKERS_MAX)
+    ] = None,
+    berth: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
     """Run the public API until it is told to stop.
 
-    Example: gateway api --config /etc/gateway/gateway.toml
+    With several workers this is their parent: it alone holds the root key, starts again who dies, and replaces them
+    one by one at SIGHUP, by ones that have read the file anew, without a request that fails.
+
+    Example: gateway api --workers 4
     """
     settings = config_of(config)
-    asyncio.run(serve_api(settings, ask, logs.configure("api")))
+    count = workers or settings.api.workers
+    if berth is not None:
+        asyncio.run(serve_api(settings, ask, logs.configure("api", worker=number_of(berth)), inherited=berth))
+    elif count == 1:
+        asyncio.run(serve_api(settings, ask, logs.configure("api")))
+    elif not asyncio.run(supervise(settings, count, ask, logs.configure("api"))):
+        raise typer.Exit(1)
 
 
 @app.command()

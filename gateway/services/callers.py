@@ -76,11 +76,16 @@ class Callers:
             TooManyRequests: it is one more than the application may send.
             Unavailable: the register cannot be read.
         """
+        caller = await self.recognize(authorization, certificate)
+        self._quota.take(caller, self._clock.monotonic())
+        return caller
+
+    async def recognize(self, authorization: str | None, certificate: ClientCertificate | None) -> Application:
+        """The same of a request that was let in and goes on for long: it costs nothing of the quota again."""
         register = await self.register()
         caller = register.identify(authorization, certificate, self._clock.now())
         if (key := bearer(authorization)) is not None:
             self._used.add((caller.department, key_id_of(key)))
-        self._quota.take(caller, self._clock.monotonic())
         return caller
 
     async def register(self) -> Register:

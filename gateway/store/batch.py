@@ -1,9 +1,9 @@
 """Group commit: the steps of many requests in one transaction, durable before any of them is answered.
 
 A commit waits for the disk, and costs the same for one request as for fifty. Requests that come while one is under
-way wait together for the next: each department has a queue and at most one batch in work, and departments take turns.
-Who finds nothing in work waits for nobody. After a batch of several the next one waits until as many have come again,
-but not for long.
+way wait together for the next: each department has a queue, and departments take turns. Who finds nothing in work
+waits for nobody. After a batch of several the next one waits until as many have come again, but not for long; and
+when many have come while one is in work, a second one goes beside it.
 
 What a request does inside a transaction is written as `Steps`: a generator that yields what it asks of the database
 and is given the rows. A batch runs the steps of all its requests side by side, and asks the same question for all of
@@ -39,7 +39,9 @@ AT_ONCE_MAX = 4
 """Batches of one process, each with a connection and a department to itself."""
 BATCH_MAX = 512
 GATHERED_MAX = 32
-"""A batch waits for no more than so many: under load one half is in the database while the other is in work here."""
+"""A batch waits for no more than so many. When so many wait, they need not wait for another batch, either."""
+BESIDE_MAX = 2
+"""Batches of one department at a time."""
 GATHERING_S = 0.005
 """And for no longer than this."""
 WAITING_MAX = 4096
@@ -84,7 +86,7 @@ class _Request:
     steps: Callable[[], Steps[Any]]
     names: Collection[str]
     result: asyncio.Future[Any]
-    expiry: asyncio.TimerHandle
+    since_s: float
 
     def end(self, outcome: object) -> None:
         """Wake who waits, if anybody still does."""
@@ -101,8 +103,10 @@ class _Queue:
     """A department's."""
 
     waiting: deque[_Request] = field(default_factory=deque)
-    working: bool = False
-    """In line, or in work."""
+    working: int = 0
+    """Batches in line, or in work."""
+    named: set[str] = field(default_factory=set)
+    """What is named by those in work."""
     last: int = 1
     """How many its last batch had."""
     ended_s: float = 0.0
@@ -125,6 +129,7 @@ class Batches:
         self._waiting = 0
         self._working: set[asyncio.Task[None]] = set()
         self._patient: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.TimerHandle | None = None
 
     async def do(self, department: str, steps: Callable[[], Steps[T]], *names: str) -> T:
         """Run the steps in the next batch of a department, and return what they do, once it is committed.
@@ -138,15 +143,13 @@ class Batches:
             raise Unavailable
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
-        expiry = loop.call_later(ACQUIRE_TIMEOUT_S, _expire, result)
         queue = self._queues.setdefault(department, _Queue())
-        queue.waiting.append(_Request(steps, names, result, expiry))
+        queue.waiting.append(_Request(steps, names, result, loop.time()))
         self._waiting += 1
+        if self._watching is None:
+            self._watching = loop.call_later(ACQUIRE_TIMEOUT_S / 5, self._watch)
         self._go_on(department, queue)
-        try:
-            return await result
-        finally:
-            expiry.cancel()
+        return await result
 
     async def alone(self, connection: Connection, department: str, steps: Steps[T]) -> T:
         """Run the steps in a transaction of the caller's."""
@@ -158,21 +161,23 @@ class Batches:
     # -- turns
 
     def _go_on(self, department: str, queue: _Queue) -> None:
-        """Put a department in line, unless it is there or in work, or gathers; and begin what may begin."""
-        if queue.waiting and not queue.working:
+        """Put a batch of a department in line, unless others are to come to it first; and begin what may begin."""
+        if queue.waiting and queue.working == 0:
             loop = asyncio.get_running_loop()
             quiet = loop.time() - queue.ended_s > GATHERING_S
             if quiet or len(queue.waiting) >= min(queue.last, GATHERED_MAX):
                 self._put_in_line(department, queue)
             elif queue.gathering is None:
                 queue.gathering = loop.call_later(GATHERING_S, self._put_in_line, department, queue)
+        elif len(queue.waiting) >= GATHERED_MAX and queue.working < BESIDE_MAX:
+            self._put_in_line(department, queue)
         self._begin()
 
     def _put_in_line(self, department: str, queue: _Queue) -> None:
         if queue.gathering is not None:
             queue.gathering.cancel()
             queue.gathering = None
-        queue.working = True
+        queue.working += 1
         self._turns.append(department)
         self._begin()
 
@@ -182,36 +187,48 @@ class Batches:
 
     async def _turn(self, department: str) -> None:
         queue = self._queues[department]
+        batch = self._take(queue)
         try:
-            batch = self._take(queue)
-            queue.last = max(1, len(batch))
             if batch:
+                queue.last = len(batch)
                 await self._commit(department, batch)
         finally:
             task = asyncio.current_task()
             assert task is not None, "internal error: a turn is a task"
             self._working.discard(task)
-            queue.working, queue.ended_s = False, asyncio.get_running_loop().time()
-            self._go_on(department, queue)
+            for request in batch:
+                queue.named.difference_update(request.names)
+            queue.working, queue.ended_s = queue.working - 1, asyncio.get_running_loop().time()
+            if batch or queue.working == 0:  # else all who wait name what is in work: its end is their turn
+                self._go_on(department, queue)
+            self._begin()
 
     def _take(self, queue: _Queue) -> list[_Request]:
-        """Who comes next, in order; who names what another one names waits for the next turn."""
+        """Who comes next, in order; who names what another one names that is in work waits for a later turn."""
         batch: list[_Request] = []
-        named: set[str] = set()
         left: deque[_Request] = deque()
         while queue.waiting and len(batch) < BATCH_MAX:
             request = queue.waiting.popleft()
             if request.result.done():  # expired, or its caller went away
                 self._waiting -= 1
-            elif named.isdisjoint(request.names):
-                request.expiry.cancel()
-                named.update(request.names)
+            elif queue.named.isdisjoint(request.names):
+                queue.named.update(request.names)
                 batch.append(request)
             else:
                 left.append(request)
         self._waiting -= len(batch)
         queue.waiting.extendleft(reversed(left))
         return batch
+
+    def _watch(self) -> None:
+        """Tell those who have waited for too long; they are left out when their turn comes."""
+        loop = asyncio.get_running_loop()
+        for queue in self._queues.values():
+            for request in queue.waiting:
+                if loop.time() - request.since_s < ACQUIRE_TIMEOUT_S:
+                    break
+                request.end(_Failed(Unavailable()))
+        self._watching = loop.call_later(ACQUIRE_TIMEOUT_S / 5, self._watch) if self._waiting else None
 
     # -- a batch
 
@@ -301,8 +318,3 @@ class Batches:
 def _require_all_done(outcomes: Sequence[object]) -> None:
     if any(isinstance(outcome, _Failed) for outcome in outcomes):
         raise _OthersFailed
-
-
-def _expire(result: asyncio.Future[Any]) -> None:
-    if not result.done():
-        result.set_exception(Unavailable())

@@ -293,10 +293,7 @@ class Ledger(Store):
             return Finished(charge, now, answer, moved=False)
         charge = yield from self._follow(moved, event, said)
         answer = render(charge, moved)
-        if event in ENDS:
-            yield from conclude(audit, moved.route, moved.idempotency_key, answer)
-        else:
-            yield from conclude(audit)
+        yield from conclude(audit, moved if event in ENDS else None, answer)
         return Finished(charge, moved, answer, moved=True)
 
     def _move(self, movement: Movement, event: Event, said: Said) -> Steps[Movement | None]:

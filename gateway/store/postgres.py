@@ -22,6 +22,7 @@ from gateway.services.ports import (
     Claim,
     Claimed,
     KeysMoved,
+    Movement,
     NewToken,
     SealedRecord,
     Token,
@@ -107,14 +108,7 @@ class Store(Mirror):
 
     async def claim(self, department: str, claim: Claim | None, audit: AuditRow) -> Claimed | None:
         """See `ports.TokenStore`."""
-
-        def steps() -> Steps[Claimed | None]:
-            if claim is not None and (earlier := (yield from self._take(claim))):
-                return earlier
-            yield from conclude(audit)
-            return None
-
-        return await self._batches.do(department, steps, *names(claim))
+        return await self._batches.do(department, lambda: self._claim(claim, audit), *names(claim))
 
     async def take_over(self, department: str, claim: Claim) -> bool:
         """See `ports.TokenStore`."""
@@ -126,17 +120,7 @@ class Store(Mirror):
         self, department: str, claim: Claim | None, answer: Answer, audit: AuditRow
     ) -> Claimed | None:
         """See `ports.TokenStore`."""
-
-        def steps() -> Steps[Claimed | None]:
-            if claim is not None:
-                if earlier := (yield from self._answered(claim)):
-                    return earlier
-                yield from conclude(audit, claim.route, claim.key, answer)
-            else:
-                yield from conclude(audit)
-            return None
-
-        return await self._batches.do(department, steps, *names(claim))
+        return await self._batches.do(department, lambda: self._answer_claim(claim, answer, audit), *names(claim))
 
     async def record(self, audit: AuditRow) -> None:
         """See `ports.MovementStore`."""
@@ -148,19 +132,9 @@ class Store(Mirror):
         self, new: NewToken, claim: Claim | None, held: bool, render: Callable[[Token], Answer], audit: AuditRow
     ) -> Token | Claimed:
         """See `ports.TokenStore`."""
-
-        def steps() -> Steps[Token | Claimed]:
-            take = self._answered if held else self._take
-            if claim is not None and (earlier := (yield from take(claim))):
-                return earlier
-            token = yield from self._insert_token(new)
-            if claim is not None:
-                yield from conclude(audit, claim.route, claim.key, render(token))
-            else:
-                yield from conclude(audit)
-            return token
-
-        return await self._batches.do(new.token.department, steps, *names(claim))
+        return await self._batches.do(
+            new.token.department, lambda: self._create_token(new, claim, held, render, audit), *names(claim)
+        )
 
     async def token(self, department: str, token_id: str) -> Token:
         """See `ports.TokenStore`."""
@@ -189,6 +163,28 @@ class Store(Mirror):
         """Steps that write nothing."""
         async with self._database.reading(department) as connection:
             return await self._batches.alone(connection, department, steps)
+
+    def _claim(self, claim: Claim | None, audit: AuditRow) -> Steps[Claimed | None]:
+        if claim is not None and (earlier := (yield from self._take(claim))):
+            return earlier
+        yield from conclude(audit)
+        return None
+
+    def _answer_claim(self, claim: Claim | None, answer: Answer, audit: AuditRow) -> Steps[Claimed | None]:
+        if claim is not None and (earlier := (yield from self._answered(claim))):
+            return earlier
+        yield from conclude(audit, claim, answer)
+        return None
+
+    def _create_token(
+        self, new: NewToken, claim: Claim | None, held: bool, render: Callable[[Token], Answer], audit: AuditRow
+    ) -> Steps[Token | Claimed]:
+        take = self._answered if held else self._take
+        if claim is not None and (earlier := (yield from take(claim))):
+            return earlier
+        token = yield from self._insert_token(new)
+        yield from conclude(audit, claim, render(token))
+        return token
 
     def _claimed(self, route: str, key: str) -> Steps[Claimed | None]:
         row = yield from ask("claimed", key, route)
@@ -277,11 +273,14 @@ class Store(Mirror):
 
 
 def conclude(
-    audit: AuditRow, route: str | None = None, key: str | None = None, answer: Answer | None = None
+    audit: AuditRow, key: Claim | Movement | None = None, answer: Answer | None = None
 ) -> Steps[Record | None]:
-    """The last step: the audit row, and the answer that from now on stands under the key."""
-    told = (answer.status, answer.body) if answer else (None, None)
-    return ask("conclude", *audit_values(audit)[1:], key, route, *told)
+    """The last step: the audit row, and the answer that from now on stands under the key, if there is one."""
+    told: tuple[object, ...] = (None, None, None, None)
+    if key is not None and answer is not None:
+        name = key.key if isinstance(key, Claim) else key.idempotency_key
+        told = name, key.route, answer.status, answer.body
+    return ask("conclude", *audit_values(audit)[1:], *told)
 
 
 def names(claim: Claim | None) -> tuple[str, ...]:

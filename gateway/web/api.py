@@ -16,6 +16,7 @@ from gateway.errors import (
     NotFound,
     NotIdentified,
     NotPermitted,
+    Unavailable,
     WrongCertificate,
 )
 from gateway.rules.access import Application, Scope
@@ -38,13 +39,17 @@ from gateway.services.refusals import Refusals
 from gateway.services.tokens import Tokens
 from gateway.web.answer import answer
 from gateway.web.bodies import AmountBody, ChargeBody, TokenBody, VoidBody, card_given, charge_request
+from gateway.web.bulk import NDJSON, BulkLine, BulkTokens
 from gateway.web.certificates import client_certificate
 from gateway.web.health import Health
 from gateway.web.problems import response as problem_response
 from gateway.web.schema import read_body
-from gateway.web.server import REQUEST_ID
+from gateway.web.server import REQUEST_ID, STREAMS
 
 CALLER: Final = web.RequestKey("caller", Application)
+
+Identify = Callable[[str | None, ClientCertificate | None], Awaitable[Application]]
+"""Who shows this `Authorization` and this certificate."""
 
 EMPTY = b"{}"
 """What an empty body means where nothing has to be said."""
@@ -76,6 +81,8 @@ class Route:
     """`required` or `honoured`: whether an Idempotency-Key is."""
     query: frozenset[str] = frozenset()
     """What a query string may name; where nothing, there is none."""
+    stream: str = ""
+    """The media type of a body and an answer that are read and written as they come, a line each."""
 
 
 ROUTES = (
@@ -88,6 +95,16 @@ ROUTES = (
         {201: TokenObject, 402: None, 409: None, 422: None, 503: None},
         body=TokenBody,
         key="honoured",
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/bulk",
+        "create_tokens",
+        Scope.TOKENS_WRITE,
+        "Seal many cards, one a line, and get a token or a problem for each, in their order",
+        {200: TokenObject},
+        body=BulkLine,
+        stream=NDJSON,
     ),
     Route("GET", "/v1/tokens/{id}", "show_token", Scope.TOKENS_READ, "Show a token", {200: TokenObject, 404: None}),
     Route(
@@ -179,19 +196,23 @@ class Api:
     def __init__(
         self,
         tokens: Tokens,
+        bulk: BulkTokens,
         charges: Charges,
         movements: Movements,
         refusals: Refusals,
-        identify: Callable[[str | None, ClientCertificate | None], Awaitable[Application]],
+        identify: Identify,
+        recognize: Identify,
         brands: Brands,
         health: Health,
         openapi: bytes,
     ) -> None:
         self._tokens = tokens
+        self._bulk = bulk
         self._charges = charges
         self._movements = movements
         self._refusals = refusals
         self._identify = identify
+        self._recognize = recognize
         self._brands = brands
         self._health = health
         self._openapi = openapi
@@ -201,6 +222,9 @@ class Api:
         application = web.Application(middlewares=[_problems])
         for route in ROUTES:
             application.router.add_route(route.method, route.path, self._guarded(route))
+        application[STREAMS] = {
+            (route.method, route.path): frozenset({route.stream}) for route in ROUTES if route.stream
+        }
         application.on_startup.append(_require_declared)
         return application
 
@@ -212,6 +236,20 @@ class Api:
         return _answer(
             await self._tokens.create(request[CALLER], given, body.usage, key, request_id=request[REQUEST_ID])
         )
+
+    async def create_tokens(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/tokens/bulk`: who sends it may lose the right to while it lasts."""
+
+        async def recognized() -> Application:
+            if request.transport is None:  # the client is gone, and with it its certificate: that refuses nobody
+                raise Unavailable
+            caller = await self._identified(request, self._recognize)
+            if Scope.TOKENS_WRITE not in caller.scopes:
+                await self._refusals.permission(caller, Scope.TOKENS_WRITE, request[REQUEST_ID])
+            caller.require(Scope.TOKENS_WRITE)
+            return caller
+
+        return await self._bulk.answer(request, request[CALLER], recognized)
 
     async def show_token(self, request: web.Request) -> web.Response:
         """`GET /v1/tokens/{id}`."""
@@ -304,7 +342,7 @@ class Api:
             # Before anything is looked up: an API key may stand there, as may a card number.
             if not route.query.issuperset(request.query):
                 raise InvalidRequest("The query string names what this route does not know.")
-            caller = request[CALLER] = await self._identified(request)
+            caller = request[CALLER] = await self._identified(request, self._identify)
             try:
                 caller.require(permission)
                 return await handler(request)
@@ -317,9 +355,9 @@ class Api:
 
         return guarded
 
-    async def _identified(self, request: web.Request) -> Application:
+    async def _identified(self, request: web.Request, identify: Identify) -> Application:
         try:
-            return await self._identify(request.headers.get("Authorization"), client_certificate(request))
+            return await identify(request.headers.get("Authorization"), client_certificate(request))
         except (NotIdentified, WrongCertificate, CertificateRefused) as error:
             await self._refusals.identity(type(error).__name__, request[REQUEST_ID])
             raise

@@ -7,6 +7,7 @@ import msgspec
 
 from gateway.rules.problems import BASE, TYPES
 from gateway.web.api import ROUTES, Public, Route
+from gateway.web.bulk import LINE_BYTES_MAX, WINDOW
 
 VERSION = "1"
 REF = "#/components/schemas/{name}"
@@ -20,6 +21,15 @@ API_KEY = {
     "certificate of the same application goes with it (RFC 8446 §4.4.2).",
 }
 
+LINES_IN = (
+    f"One JSON document a line, each at most {LINE_BYTES_MAX:,} bytes; the schema is a line's. `card.cvc` is refused"
+    " here. A line with an `idempotency_key` may be sent again, like a request with the header."
+)
+LINES_OUT = (
+    "One line for each line, in their order: the token, or the problem of this line alone. The answer may end early,"
+    " whole: what has no line then was not looked at. Broken off, up to"
+    f" {WINDOW} lines more than it shows may be done."
+)
 LIST_PARAMETERS = [
     {"name": "reference", "in": "query", "schema": {"type": "string"}},
     {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10}},
@@ -60,7 +70,10 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.body is not None:
         schema = {"$ref": REF.format(name=route.body.__name__)}
         needed = any(field.required for field in msgspec.structs.fields(route.body))
-        operation["requestBody"] = {"required": needed, "content": {"application/json": {"schema": schema}}}
+        content = {route.stream or "application/json": {"schema": schema}}
+        operation["requestBody"] = {"required": needed, "content": content}
+        if route.stream:
+            operation["requestBody"]["description"] = LINES_IN
     return operation
 
 
@@ -79,7 +92,14 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 def _responses(route: Route) -> dict[str, Any]:
     everywhere = () if isinstance(route.permission, Public) else EVERYWHERE
     responses = {str(status): _response(status, None) for status in everywhere}
-    return responses | {str(status): _response(status, kind) for status, kind in route.answers.items()}
+    responses |= {str(status): _response(status, kind) for status, kind in route.answers.items()}
+    return responses | ({"200": _stream(route)} if route.stream else {})
+
+
+def _stream(route: Route) -> dict[str, Any]:
+    kinds = [route.answers[200].__name__, "Problem"] if route.answers[200] else ["Problem"]
+    schema = {"oneOf": [{"$ref": REF.format(name=name)} for name in kinds]}
+    return {"description": LINES_OUT, "content": {route.stream: {"schema": schema}}}
 
 
 def _response(status: int, kind: type[Any] | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ What aiohttp 3.14.5 leaves open, and where it is closed here:
   `upload` for the few routes that take a file (`STREAMS`);
 - it waits for ever for a client that does not read: `_Connection.pause_writing`;
 - it has no connection cap and cannot see half-open TLS handshakes: `SafeServer` accepts sockets itself;
+- it drops what idle connections ask for while it stops: `SafeServer.stop`;
 - it names itself and its version in each answer: `_Request._prepare_hook`.
 
 A request passes three gates: the C parser, `head.check_head` before routing, `_whole_body` before the handler, which
@@ -38,6 +39,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
+from gateway.web.acceptor import Acceptor, Loads
 from gateway.web.head import METHODS, SPOKEN, VERSIONS, RefusedError, check_head
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
@@ -59,7 +61,6 @@ _ANSWER_HEADERS: Final = {
 }
 _DIGITS_TO_LETTERS: Final = str.maketrans("0123456789", "ghijklmnop")
 _WRITE_BUFFER_BYTES_MAX: Final = 65_536
-_ACCEPT_PAUSE_S: Final = 0.1  # out of descriptors: let connections end instead of spinning
 _FRAMES_MAX: Final = 16
 
 
@@ -130,7 +131,7 @@ class SafeServer:
     Without `tls` it speaks in clear: for loopback alone, and nothing that matters.
 
     Bodies are taken in `media_types` only. `answer_headers` go with every answer, refusals included.
-    `connections_refused` counts those beyond the cap.
+    `connections_refused` counts those beyond the cap. With `loads` other processes accept on `sock`, too.
     """
 
     app: web.Application
@@ -143,8 +144,10 @@ class SafeServer:
     log: FilteringBoundLogger
     media_types: frozenset[str] = frozenset({"application/json"})
     answer_headers: Mapping[str, str] = field(default_factory=dict)
+    loads: Loads | None = None
     connections_refused: int = field(default=0, init=False)
     _conversations: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _stopping: bool = field(default=False, init=False)
 
     @property
     def port(self) -> int:
@@ -168,38 +171,54 @@ class SafeServer:
         assert self._runner.server is not None
         self._route = self._runner.server.request_handler
         self.manager = web.Server(self._gate, request_factory=self._make_request)
-        self.sock.setblocking(False)
-        self._accepting = asyncio.create_task(self._accept())
+        self._acceptor = Acceptor(self.sock, self._take, self.loads, self.log)
+        self._acceptor.start()
 
-    async def stop(self) -> None:
-        """Accept nothing more, let running requests end within `shutdown_s`, close what is left."""
-        self._accepting.cancel()
-        await asyncio.wait({self._accepting})
-        self.sock.close()
-        await self.manager.shutdown(self.limits.shutdown_s / 2)  # aiohttp waits twice
-        if self._conversations:
-            await asyncio.wait(self._conversations, timeout=self.limits.linger_s)
+    async def stop(self, grace_s: float = 0) -> None:
+        """Accept nothing more, let running requests end within `shutdown_s`, close what is left.
+
+        From now on every answer ends its connection (RFC 9112 section 9.6). A client that keeps an idle one hears of
+        it with the answer to its next request, if that comes within `grace_s`; else the connection closes under it.
+        """
+        self._acceptor.stop()
+        self._stopping = True
+        await self._ended(grace_s)
+        # A timer comes after what lies in the sockets: a request that is there is read first.
+        asyncio.get_running_loop().call_later(0, self._close_idle)
+        await self._ended(self.limits.shutdown_s)
+        await self.manager.shutdown(self.limits.linger_s / 2)  # aiohttp waits twice
         for conversation in self._conversations:
             conversation.cancel()
         await asyncio.gather(*self._conversations, return_exceptions=True)
         await self._runner.cleanup()
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(self.sock)
-            except OSError as error:
-                self.log.warning("accept.failed", error=type(error).__name__)
-                await asyncio.sleep(_ACCEPT_PAUSE_S)
-                continue
-            if self.connections >= self.limits.connections_max:
-                self.connections_refused += 1
-                sock.close()
-                continue
-            conversation = asyncio.create_task(self._converse(sock))
-            self._conversations.add(conversation)
-            conversation.add_done_callback(self._conversations.discard)
+    async def _ended(self, timeout_s: float) -> None:
+        """Wait until every connection has, or for so long."""
+        if self._conversations:
+            await asyncio.wait(self._conversations, timeout=timeout_s)
+
+    def _close_idle(self) -> None:
+        for connection in self.manager.connections:
+            if cast("_Connection", connection).idle:
+                connection.force_close()
+
+    def _take(self, sock: socket.socket) -> None:
+        if self.connections >= self.limits.connections_max:
+            self.connections_refused += 1
+            sock.close()
+            return
+        conversation = asyncio.create_task(self._converse(sock))
+        self._conversations.add(conversation)
+        conversation.add_done_callback(self._gone)
+        self._note()
+
+    def _gone(self, conversation: asyncio.Task[None]) -> None:
+        self._conversations.discard(conversation)
+        self._note()
+
+    def _note(self) -> None:
+        if self.loads is not None and not self._stopping:  # else the count is its successor's
+            self.loads.note(self.connections)
 
     async def _converse(self, sock: socket.socket) -> None:
         """One connection, from the first byte of its handshake to its end: what the cap counts."""
@@ -241,7 +260,14 @@ class SafeServer:
         return request
 
     async def _gate(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The application behind the checks of the head; every refusal leaves through here."""
+        """Every answer leaves through here, and says so where it is the last of its connection."""
+        answer = await self._answer(request)
+        if self._stopping:
+            answer.force_close()
+        return answer
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The application behind the checks of the head, and every refusal."""
         try:
             limits, types = self.limits, self._streams.get((request.method, request.path))
             bytes_max = limits.body_bytes_max if types is None else limits.stream_bytes_max
@@ -279,7 +305,7 @@ class _Request(web.Request):
 class _Connection(web.RequestHandler):
     """aiohttp's side of a connection, silent about what it receives and impatient with slow readers."""
 
-    __slots__ = ("_head_deadline", "_safe", "_wire", "_write_deadline", "closed")
+    __slots__ = ("_head_deadline", "_safe", "_silent", "_wire", "_write_deadline", "closed")
 
     def __init__(self, server: SafeServer) -> None:
         limits, loop = server.limits, asyncio.get_running_loop()
@@ -294,9 +320,16 @@ class _Connection(web.RequestHandler):
             auto_decompress=False,
         )
         self._safe = server
+        self._silent = True
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] = loop.create_future()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request is here: neither being answered, nor waiting, nor half of its head."""
+        waits = self._waiter is not None and not self._waiter.done()
+        return waits and not self._messages and (self._silent or self._head_deadline is None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast("asyncio.Transport", transport)
@@ -313,6 +346,7 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Wake the reader of a body that breaks half-way: aiohttp queues the error behind it."""
+        self._silent = False
         super().data_received(data)
         if self._current_request is not None or self._messages:
             self._stop_head_deadline()
@@ -385,7 +419,7 @@ def _whole_body(limits: Limits, streams: Collection[tuple[str, str]]) -> Middlew
         if (request.method, request.path) in streams:
             return await handler(request)
         try:
-            async with asyncio.timeout(limits.body_s):
+            async with asyncio.timeout(None if request.content.is_eof() else limits.body_s):
                 await request.read()
         except TimeoutError:
             raise RefusedError(HTTPStatus.REQUEST_TIMEOUT) from None

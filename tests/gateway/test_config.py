@@ -44,6 +44,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     assert (config.api.host, config.api.port, config.api.client_ca, config.api.connections_max) == (
         *("127.0.0.1", 8443, None, 1024),
     )
+    assert config.api.workers == 1
     assert (config.processor.ca, config.stub, config.metrics.port) == (None, None, 9464)
     assert (config.database.pool_max, config.database.ca, config.database.directory) == (10, None, None)
     assert city_of(config) == ZoneInfo("America/Los_Angeles")
@@ -72,6 +73,7 @@ def test_sections_that_may_be_missing_are_overridden_like_all_others(tmp_path: P
         ("GATEWAY_API_PORT", 1, 65535),
         ("GATEWAY_METRICS_PORT", 1, 65535),
         ("GATEWAY_API_CONNECTIONS_MAX", 1, 65536),
+        ("GATEWAY_API_WORKERS", 1, 64),
         ("GATEWAY_DATABASE_POOL_MAX", 1, 100),
     ],
 )

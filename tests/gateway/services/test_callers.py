@@ -189,6 +189,23 @@ async def test_the_quota_is_the_application_s(callers: Callers, store: Credentia
     assert await identify(callers, second) is thrifty
 
 
+async def test_who_goes_on_is_judged_again_and_charged_once(
+    callers: Callers, store: Credentials, clock: Clock
+) -> None:
+    """A request that lasts costs one of the quota, however often it is asked whose it is; a revoked key ends it."""
+    key = store.add(replace(PARKS, requests_per_s_max=1))
+    authorization = f"Bearer {key.secret.reveal()}"
+    await identify(callers, key)
+    for _ in range(3):
+        assert (await callers.recognize(authorization, None)).application_id == PARKS.application_id
+    with pytest.raises(TooManyRequests):
+        await identify(callers, key)
+    store.valid.clear()
+    clock.seconds += FRESH_S
+    with pytest.raises(NotIdentified):
+        await callers.recognize(authorization, None)
+
+
 async def test_use_is_noted_once_a_minute(callers: Callers, store: Credentials, clock: Clock) -> None:
     """Keys that identified somebody are written, by department, together; nothing is when nobody called."""
     parks, utilities = store.add(), store.add(replace(PARKS, department="utilities", certificate_san=None))

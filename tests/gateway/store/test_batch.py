@@ -13,7 +13,7 @@ from gateway.errors import NotFound, TokenUnusable, Unavailable
 from gateway.rules.ids import new_id
 from gateway.services.ports import Begun, Claimed, CommitUnknown, KeysMoved, NewToken, Token
 from gateway.store import batch as module
-from gateway.store.batch import Steps, ask
+from gateway.store.batch import Batches, Steps, ask
 from gateway.store.database import Database, StatementRefused
 from gateway.store.ledger import Ledger
 from tests.gateway.store.postgres import (
@@ -226,8 +226,8 @@ async def test_departments_take_turns(
     store: Ledger, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one batch at a time and a flood of one department, another one's comes after one batch."""
-    monkeypatch.setattr(module, "AT_ONCE_MAX", 1)
-    monkeypatch.setattr(module, "BATCH_MAX", 5)
+    for bound, value in (("AT_ONCE_MAX", 1), ("BESIDE_MAX", 1), ("BATCH_MAX", 5)):
+        monkeypatch.setattr(module, bound, value)
     done: list[str] = []
 
     def marked(department: str) -> Any:
@@ -240,6 +240,22 @@ async def test_departments_take_turns(
     flood = [store._batches.do(PARKS, marked(PARKS)) for _ in range(50)]
     await asyncio.gather(*flood, store._batches.do("utilities", marked("utilities")))
     assert done.index("utilities") == 5
+
+
+async def test_many_who_name_the_same_do_not_spin(store: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one of fifty that name one thing is in work the others wait; they do not ask for turns all the time."""
+    turns = 0
+    take = Batches._take
+
+    def counted(self: Batches, queue: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        return take(self, queue)
+
+    monkeypatch.setattr(Batches, "_take", counted)
+    key = new_id("key")
+    await asyncio.gather(*(minting(store, key=key) for _ in range(50)))
+    assert turns <= 2 * 50 + 2
 
 
 async def test_a_bug_in_the_steps_is_told_as_it_is(store: Ledger) -> None:

@@ -167,6 +167,7 @@ def test_bodies_are_closed(openapi: dict[str, Any]) -> None:
 
     assert {name for name, schema in schemas.items() if schema.get("additionalProperties") is False} == {
         "TokenBody",
+        "BulkLine",
         "ChargeBody",
         "CardBody",
         "AmountBody",
@@ -175,7 +176,7 @@ def test_bodies_are_closed(openapi: dict[str, Any]) -> None:
 
 
 def test_a_body_is_required_where_something_must_be_said(openapi: dict[str, Any]) -> None:
-    """To make a token and to charge; a capture, void or refund of everything may say nothing."""
+    """To make tokens and to charge; a capture, void or refund of everything may say nothing."""
     required = {
         operation["operationId"]: operation["requestBody"]["required"]
         for _, _, operation in _operations(openapi)
@@ -183,7 +184,8 @@ def test_a_body_is_required_where_something_must_be_said(openapi: dict[str, Any]
     }
 
     silent = ("capture_charge", "void_charge", "refund_charge")
-    assert required == {"create_token": True, "create_charge": True} | dict.fromkeys(silent, False)
+    speaking = ("create_token", "create_tokens", "create_charge")
+    assert required == dict.fromkeys(speaking, True) | dict.fromkeys(silent, False)
 
 
 def test_all_but_three_routes_ask_who_is_calling(openapi: dict[str, Any]) -> None:
@@ -268,3 +270,14 @@ def test_other_answers_are_not(openapi: dict[str, Any]) -> None:
     ):
         with pytest.raises(ValidationError):
             _require(openapi, name, instance)
+
+
+def test_a_stream_is_told_by_the_line(openapi: dict[str, Any]) -> None:
+    """What goes in is lines of a token's body, what comes out lines of tokens and problems; nothing of it is JSON."""
+    operation = openapi["paths"]["/v1/tokens/bulk"]["post"]
+    content = (operation["requestBody"]["content"], operation["responses"]["200"]["content"])
+
+    assert [list(each) for each in content] == [["application/x-ndjson"]] * 2
+    assert content[0]["application/x-ndjson"]["schema"] == {"$ref": "#/components/schemas/BulkLine"}
+    told = content[1]["application/x-ndjson"]["schema"]["oneOf"]
+    assert told == [{"$ref": f"#/components/schemas/{name}"} for name in ("TokenObject", "Problem")]

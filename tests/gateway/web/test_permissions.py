@@ -14,6 +14,7 @@ from gateway.web.openapi import document
 
 EXPECTED = {
     "create_token": "tokens:write",
+    "create_tokens": "tokens:write",
     "show_token": "tokens:read",
     "erase_token": "tokens:erase",
     "create_charge": "charges:write",

@@ -251,7 +251,9 @@ def _app(running: Running) -> web.Application:  # noqa: C901  a page of small ha
 
 
 @contextmanager
-def run(pki: Pki, loop_factory: Callable[[], asyncio.AbstractEventLoop], limits: Limits) -> Iterator[Running]:
+def run(
+    pki: Pki, loop_factory: Callable[[], asyncio.AbstractEventLoop], limits: Limits, grace_s: float = 0
+) -> Iterator[Running]:
     """Serve in a thread; it ends with `Running.stop` or with the block."""
     running, ready = Running(pki), threading.Event()
 
@@ -272,7 +274,7 @@ def run(pki: Pki, loop_factory: Callable[[], asyncio.AbstractEventLoop], limits:
         running.stop = functools.partial(running.loop.call_soon_threadsafe, stopping.set)
         ready.set()
         await stopping.wait()
-        await running.server.stop()
+        await running.server.stop(grace_s)
 
     def thread() -> None:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -312,9 +314,9 @@ def server(shared: Running) -> Running:
 
 
 @pytest.fixture
-def own(pki: Pki) -> Callable[[Limits], Own]:
-    """A server for one test, with limits of its own."""
-    return lambda limits: run(pki, asyncio.new_event_loop, limits)
+def own(pki: Pki) -> Callable[..., Own]:
+    """A server for one test, with limits of its own, and maybe a grace for when it stops."""
+    return lambda limits, grace_s=0: run(pki, asyncio.new_event_loop, limits, grace_s)
 
 
 @dataclass
@@ -882,6 +884,40 @@ def test_stop_lets_a_running_request_end(own: Callable[[Limits], Own]) -> None:
         running.release.set()
         assert read_to_end(wire).endswith(b"waited")
         assert read_to_end(idle) == b""
+
+
+def test_stop_is_told_with_answers(own: Callable[..., Own]) -> None:
+    """While it stops, every answer ends its connection and says so: those under way, and the next on a kept one."""
+    with own(LIMITS, grace_s=PATIENCE_S) as running, running.connect() as kept, running.connect() as busy:
+        kept.sendall(get("/things/1"))
+        assert b"Connection: close" not in read_answer(kept)
+        busy.sendall(get("/wait"))
+        until(lambda: running.calls == ["begun"])
+        running.stop()
+        until(lambda: running.server.sock.fileno() == -1)
+        kept.sendall(get("/nowhere"))
+        running.release.set()
+        for wire, status in ((kept, 404), (busy, 200)):
+            answer = read_to_end(wire)
+            assert status_of(answer) == status
+            assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_stop_waits_for_the_other_half_of_a_request(own: Callable[..., Own]) -> None:
+    """Of what is idle one closes at once when it stops, be it new or used; one with half a head is heard out."""
+    request = get("/things/1")
+    with ExitStack() as stack:
+        running = stack.enter_context(own(Limits(header_s=PATIENCE_S, linger_s=0.1)))
+        new, used, half = (stack.enter_context(running.connect()) for _ in range(3))
+        for wire in (used, half):
+            wire.sendall(request)
+            read_answer(wire)
+        half.sendall(request[:20])
+        until(lambda: [connection.idle for connection in running.server.manager.connections].count(False) == 1)  # type: ignore[attr-defined]
+        running.stop()
+        assert read_to_end(new) == read_to_end(used) == b""
+        half.sendall(request[20:])
+        assert status_of(read_to_end(half)) == 200
 
 
 def test_stop_ends_what_outlasts_it(own: Callable[[Limits], Own]) -> None:
