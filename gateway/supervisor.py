@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
@@ -187,7 +187,11 @@ class Crew:
 
     async def _begun(self, post: Post) -> Worker | None:
         """A new worker that is ready; None for one that failed, which has ended."""
-        worker = await self._spawned(post)
+        try:
+            worker = await self._spawned(post)
+        except OSError as error:  # no memory, no descriptor, no interpreter at this moment
+            self._log.error("worker.failed", worker=post.number, error=type(error).__name__)
+            return None
         self._alive.add(worker)
         if await worker.is_ready():
             self._log.info("worker.ready", worker=post.number)
@@ -199,7 +203,9 @@ class Crew:
 
     async def _spawned(self, post: Post) -> Worker:
         (root, their_root), (line, their_line) = _pair(), _pair()
-        with their_root, their_line:  # closed here, so that its end is noticed
+        with ExitStack() as ours, their_root, their_line:  # theirs closed here, so that its end is noticed
+            ours.callback(root.close)
+            ours.callback(line.close)
             inherited = [*post.descriptors, their_root.fileno(), their_line.fileno()]
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, *sys.orig_argv[1:]),
@@ -208,6 +214,7 @@ class Crew:
                 pass_fds=inherited,
                 process_group=0,  # Ctrl-C is for the parent
             )
+            ours.pop_all()
         return Worker(process, line, asyncio.create_task(relay(self._root, root)), _now_s())
 
 

@@ -91,13 +91,16 @@ class ResultFile:
             raise SettingsRefused(f"{told} is not what an import writes: move it and {path.name} away") from None
         mine = msgspec.structs.replace(mine, import_id=begun.import_id)
         result = cls(path, cards.form, begun.import_id)
-        if mine != begun and result.lines:
+        moved = msgspec.structs.replace(begun, url=url)
+        if mine != moved or (mine != begun and result.lines):
+            # Even where the result is empty: what was sent may have been stored, and its lines would find that.
             result.close()
             raise SettingsRefused(
                 f"{path} is of another import: the file has changed, or its format, --usage or --url differ."
-                " Name another --result to begin anew"
+                f" To begin anew name another --result, or remove {path.name} and {told.name}:"
+                " cards that were sent already then get a second token"
             )
-        if mine != begun:  # nothing came of it. The id stays: what was sent may have been stored
+        if mine != begun:  # nothing came of it but a wrong address
             write_private(told, msgspec.json.encode(mine), replace=True)
         return result
 

@@ -16,6 +16,7 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import aiohttp
@@ -224,7 +225,7 @@ def import_cards(
     if api_key_file is None:
         raise typer.BadParameter("name the file with the API key", param_hint="--api-key-file")
     url = url or _configured(config)
-    if not URL.fullmatch(url):
+    if not _is_address(url):
         raise typer.BadParameter("https://host:port, and nothing behind it", param_hint="--url")
     with closing(ResultFile.of(result or cards.with_name(f"{cards.name}.result.{form}"), source, url)) as written:
         work = _import(source, written, url, api_key_file, _tls(ca, cert, key), patience)
@@ -300,6 +301,13 @@ def _turned_away(slug: str) -> str:
 def _configured(config: str | None) -> str:
     api = config_of(config).api
     return f"https://{api.host}:{api.port}"
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return URL.fullmatch(url) is not None and urlsplit(url).port != 0
+    except ValueError:  # a port that there is not
+        return False
 
 
 def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -88,6 +89,7 @@ def api(
 
     Example: gateway api --workers 4
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it renews workers where there are some, and ends nobody
     settings = config_of(config)
     count = workers or settings.api.workers
     if berth is not None:

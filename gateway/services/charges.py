@@ -32,6 +32,7 @@ from gateway.services.ports import (
 from gateway.services.sending import HELD_S_MAX, Sender, audit_row
 from gateway.services.vault import Sealing, Vault
 from keys.audit import AuditPen, Outcome
+from keys.errors import KeysError
 
 ROUTE = "POST /v1/charges"
 STORE_TRIES_MAX = 3
@@ -138,13 +139,13 @@ class Charges:
         claim = Claim(ROUTE, key, request.digest, part, charge.charge_id)
         try:
             self._require_allowed(caller, request)
-        except GatewayError:
-            # What is refused now may have been answered before. What is allowed learns that when it is stored.
+            prepared = await self._prepare(caller, request, charge, claim)
+        except (GatewayError, KeysError):
+            # What cannot be done now may have been answered before. What can learns that when it is stored.
             earlier = await self._store.claimed(caller.department, ROUTE, key)
             if earlier is None:
                 raise
             return await self._repeat(caller, claim, earlier, card)
-        prepared = await self._prepare(caller, request, charge, claim)
         await self._at(Point.RECEIVED)
         until_s = self._clock.monotonic() + HELD_S_MAX
         begun = await self._begin(request, prepared)

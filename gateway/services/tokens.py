@@ -15,7 +15,7 @@ from gateway.rules.ids import new_id
 from gateway.rules.personal import require_taken
 from gateway.services.answers import token_answer, verification_declined
 from gateway.services.idempotency import require_same_card, require_same_request, stored_answer
-from gateway.services.mint import CardGiven, Mint
+from gateway.services.mint import CardGiven, Mint, Minting
 from gateway.services.ports import (
     Answer,
     Approved,
@@ -32,6 +32,7 @@ from gateway.services.ports import (
 )
 from gateway.services.vault import Vault
 from keys.audit import AuditEvent, AuditPen, AuditRow, Outcome
+from keys.errors import KeysError
 from keys.secret import Secret
 
 ROUTE = "POST /v1/tokens"
@@ -108,14 +109,16 @@ class Tokens:
             run.claim = Claim(route, key, request_digest(usage), await self._part(run), run.token_id)
         try:
             run.require_allowed(self._city)
-        except GatewayError:
-            # What is refused now may have been answered before. What is allowed learns that when it is stored.
+            minting = await self._minted(run, "unchecked") if given.cvc is None else None
+        except (GatewayError, KeysError):
+            # What cannot be done now may have been answered before. What can learns that when it is stored.
             earlier = await self._store.claimed(caller.department, route, key) if key is not None else None
             if earlier is None:
                 raise
             return await self._repeat(run, earlier)
-        if given.cvc is None:
-            return await self._store_token(run, "unchecked", held=False)
+        if minting is not None:
+            return await self._store_token(run, minting, held=False)
+        assert given.cvc is not None, "internal error: without a code it was minted"
         return await self._verify_first(run, given.cvc)
 
     async def show(self, caller: Application, token_id: str) -> Token:
@@ -142,7 +145,7 @@ class Tokens:
             raise RequestInProgress
         # The first run died after it asked the processor, or just before: the code is never sent a second time.
         run.token_id = earlier.subject_id
-        return await self._store_token(run, "unavailable", held=True)
+        return await self._store_token(run, await self._minted(run, "unavailable"), held=True)
 
     async def _verify_first(self, run: _Run, cvc: Secret[str]) -> Answer:
         earlier = await self._claim(run, run.row("card.received", Outcome.DONE, "verification"))
@@ -159,7 +162,7 @@ class Tokens:
             earlier = await self._store.answer_claim(run.department, run.claim, answer, refused)
             return answer if earlier is None else await self._repeat(run, earlier)
         check = outcome.cvc_check if isinstance(outcome, Approved) else "unavailable"
-        return await self._store_token(run, check, held=True)
+        return await self._store_token(run, await self._minted(run, check), held=True)
 
     async def _claim(self, run: _Run, received: AuditRow) -> Claimed | None:
         for _ in range(STORE_TRIES_MAX):
@@ -169,8 +172,10 @@ class Tokens:
                 await self._follow_rotation(run)
         raise Unavailable
 
-    async def _store_token(self, run: _Run, cvc_check: str, *, held: bool) -> Answer:
-        minting = await self._mint.token(run.caller, run.given, run.token_id, run.usage, cvc_check=cvc_check)
+    async def _minted(self, run: _Run, cvc_check: str) -> Minting:
+        return await self._mint.token(run.caller, run.given, run.token_id, run.usage, cvc_check=cvc_check)
+
+    async def _store_token(self, run: _Run, minting: Minting, *, held: bool) -> Answer:
         audit = run.row("token.created", Outcome.DONE)
         for _ in range(STORE_TRIES_MAX):
             try:

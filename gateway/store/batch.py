@@ -15,8 +15,8 @@ them in one statement:
 
 Nobody pays for others. Requests that name the same thing (a key, a charge) are never in one batch. Whose steps raise
 is told so, and the batch is rolled back and done again without it. When the database refuses a statement, or
-somebody's lock lasts, the batch is halved until who caused it is alone: it fails, or waits on beside the others.
-Everybody gets one result.
+somebody's lock lasts, the batch is halved until who caused it is alone: it fails, or tries on for a while. All that
+goes on aside, while others have their turns; what it names stays its own. Everybody gets one result.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from typing import Any, TypeVar, cast
 from asyncpg import Record
 
 from gateway.errors import Unavailable
+from gateway.services.ports import CommitUnknown
 from gateway.store.database import ACQUIRE_TIMEOUT_S, Database, Disturbed, StatementRefused
 from keys.database import Connection
 
@@ -45,11 +46,12 @@ BESIDE_MAX = 2
 GATHERING_S = 0.005
 """And for no longer than this."""
 WAITING_MAX = 4096
-"""So many requests may wait; one more is refused at once."""
+"""So many requests of a department may wait; one more is refused at once."""
 LOCK_WAIT_MS = 250
-"""How long a batch waits for somebody's lock before it is halved."""
-PATIENT_MAX = 4
-"""So many requests may wait for somebody's lock for as long as a statement may, beside the batches."""
+"""How long a batch waits for somebody's lock before it is halved; its halves wait half as long."""
+LOCK_WAIT_MS_MIN = 20
+ASIDE_MAX = 4
+"""So many parts of batches that were halved are in work at a time."""
 
 T = TypeVar("T")
 
@@ -87,9 +89,14 @@ class _Request:
     names: Collection[str]
     result: asyncio.Future[Any]
     since_s: float
+    named: set[str] | None = None
+    """Where its names are held while it is in work."""
 
     def end(self, outcome: object) -> None:
-        """Wake who waits, if anybody still does."""
+        """Let its names go, and wake who waits, if anybody still does."""
+        if self.named is not None:
+            self.named.difference_update(self.names)
+            self.named = None
         if self.result.done():
             return
         if isinstance(outcome, _Failed):
@@ -126,9 +133,9 @@ class Batches:
         self._queries = queries
         self._queues: dict[str, _Queue] = {}
         self._turns: deque[str] = deque()
-        self._waiting = 0
         self._working: set[asyncio.Task[None]] = set()
-        self._patient: set[asyncio.Task[None]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
+        self._aside_max = asyncio.Semaphore(ASIDE_MAX)
         self._watching: asyncio.TimerHandle | None = None
 
     async def do(self, department: str, steps: Callable[[], Steps[T]], *names: str) -> T:
@@ -139,13 +146,12 @@ class Batches:
             Unavailable: too many wait, the database cannot be reached, or refused what no caller can mend.
             CommitUnknown: the connection was lost while committing.
         """
-        if self._waiting >= WAITING_MAX:
+        queue = self._queues.setdefault(department, _Queue())
+        if len(queue.waiting) >= WAITING_MAX:
             raise Unavailable
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
-        queue = self._queues.setdefault(department, _Queue())
         queue.waiting.append(_Request(steps, names, result, loop.time()))
-        self._waiting += 1
         if self._watching is None:
             self._watching = loop.call_later(ACQUIRE_TIMEOUT_S / 5, self._watch)
         self._go_on(department, queue)
@@ -196,8 +202,6 @@ class Batches:
             task = asyncio.current_task()
             assert task is not None, "internal error: a turn is a task"
             self._working.discard(task)
-            for request in batch:
-                queue.named.difference_update(request.names)
             queue.working, queue.ended_s = queue.working - 1, asyncio.get_running_loop().time()
             if batch or queue.working == 0:  # else all who wait name what is in work: its end is their turn
                 self._go_on(department, queue)
@@ -210,54 +214,74 @@ class Batches:
         while queue.waiting and len(batch) < BATCH_MAX:
             request = queue.waiting.popleft()
             if request.result.done():  # expired, or its caller went away
-                self._waiting -= 1
-            elif queue.named.isdisjoint(request.names):
+                continue
+            if queue.named.isdisjoint(request.names):
                 queue.named.update(request.names)
+                request.named = queue.named
                 batch.append(request)
             else:
                 left.append(request)
-        self._waiting -= len(batch)
         queue.waiting.extendleft(reversed(left))
         return batch
 
     def _watch(self) -> None:
         """Tell those who have waited for too long; they are left out when their turn comes."""
-        loop = asyncio.get_running_loop()
         for queue in self._queues.values():
             for request in queue.waiting:
-                if loop.time() - request.since_s < ACQUIRE_TIMEOUT_S:
+                if not _has_waited_enough(request):
                     break
                 request.end(_Failed(Unavailable()))
-        self._watching = loop.call_later(ACQUIRE_TIMEOUT_S / 5, self._watch) if self._waiting else None
+        self._watching = None
+        if any(queue.waiting for queue in self._queues.values()):
+            self._watching = asyncio.get_running_loop().call_later(ACQUIRE_TIMEOUT_S / 5, self._watch)
 
     # -- a batch
 
-    async def _commit(self, department: str, batch: Sequence[_Request], *, patient: bool = False) -> None:
-        """Commit all that can be, and tell everybody."""
+    async def _commit(self, department: str, batch: Sequence[_Request], lock_wait_ms: int = LOCK_WAIT_MS) -> None:
+        """Commit all that can be, and tell everybody but those with whom it goes on aside."""
         try:
             while batch:
-                batch = await self._together(department, batch, None if patient else LOCK_WAIT_MS)
+                batch = await self._together(department, batch, lock_wait_ms)
         except (StatementRefused, Disturbed) as error:
-            if len(batch) > 1:
-                half = len(batch) // 2
-                await self._commit(department, batch[:half])
-                await self._commit(department, batch[half:])
-            elif isinstance(error, Disturbed) and not patient and len(self._patient) < PATIENT_MAX:
-                self._patient.add(task := asyncio.create_task(self._commit(department, batch, patient=True)))
-                task.add_done_callback(self._patient.discard)
-            else:
-                batch[0].end(_Failed(error))
+            self._part(department, batch, lock_wait_ms, error)
         except Exception as error:  # noqa: BLE001 - it was nobody's alone
             for request in batch:
                 request.end(_Failed(error))
+        except BaseException:  # this process ends: perhaps in the middle of a COMMIT
+            for request in batch:
+                request.end(_Failed(CommitUnknown()))
+            raise
+
+    def _part(self, department: str, batch: Sequence[_Request], lock_wait_ms: int, error: Exception) -> None:
+        """Go on with each half aside; who is alone tries on, if it was a lock, until it has waited for too long."""
+        half, less_ms = len(batch) // 2, max(lock_wait_ms // 2, LOCK_WAIT_MS_MIN)
+        if half:
+            self._put_aside(department, batch[:half], less_ms, 0.0)
+            self._put_aside(department, batch[half:], less_ms, 0.0)
+        elif isinstance(error, Disturbed) and not _has_waited_enough(batch[0]):
+            self._put_aside(department, batch, LOCK_WAIT_MS_MIN, LOCK_WAIT_MS / 1000)
+        else:
+            batch[0].end(_Failed(error))
+
+    def _put_aside(self, department: str, batch: Sequence[_Request], lock_wait_ms: int, pause_s: float) -> None:
+        self._aside.add(task := asyncio.create_task(self._again(department, batch, lock_wait_ms, pause_s)))
+        task.add_done_callback(self._aside.discard)
+
+    async def _again(self, department: str, batch: Sequence[_Request], lock_wait_ms: int, pause_s: float) -> None:
+        try:
+            await asyncio.sleep(pause_s)
+            async with self._aside_max:
+                late = [request for request in batch if _has_waited_enough(request)]
+                for request in late:
+                    request.end(_Failed(Unavailable()))
+                await self._commit(department, [each for each in batch if each not in late], lock_wait_ms)
         except BaseException:
             for request in batch:
                 request.end(_Failed(Unavailable()))
             raise
+        self._go_on(department, self._queues[department])
 
-    async def _together(
-        self, department: str, batch: Sequence[_Request], lock_wait_ms: int | None
-    ) -> Sequence[_Request]:
+    async def _together(self, department: str, batch: Sequence[_Request], lock_wait_ms: int) -> Sequence[_Request]:
         """One transaction; gives who is to be done again, because others failed in it and it was rolled back."""
         outcomes: list[object] = []
         committed = False
@@ -318,3 +342,7 @@ class Batches:
 def _require_all_done(outcomes: Sequence[object]) -> None:
     if any(isinstance(outcome, _Failed) for outcome in outcomes):
         raise _OthersFailed
+
+
+def _has_waited_enough(request: _Request) -> bool:
+    return asyncio.get_running_loop().time() - request.since_s >= ACQUIRE_TIMEOUT_S

@@ -101,6 +101,30 @@ WHERE m.department_id = $1 AND m.movement_id = g.movement_id AND m.epoch = g.epo
 AND m.progress IN ('sending', 'unknown', 'in_review')
 RETURNING g.n;
 
+-- name: move_charge
+-- What a movement that moved changes of its charge; who gives no kind, as refunds do, leaves what else it says as it is.
+UPDATE gateway.charges c
+SET kind = coalesce(g.kind, c.kind), progress = coalesce(g.progress, c.progress),
+    captured_minor = c.captured_minor + g.captured_minor, refunding_minor = c.refunding_minor - g.refunding_minor,
+    refunded_minor = c.refunded_minor + g.refunded_minor, cvc_check = coalesce(g.cvc_check, c.cvc_check),
+    decline_class = CASE WHEN g.kind IS NULL THEN c.decline_class ELSE g.decline_class END,
+    decline_code = CASE WHEN g.kind IS NULL THEN c.decline_code ELSE g.decline_code END
+FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[],
+            $10::text[])
+  WITH ORDINALITY AS g (charge_id, kind, progress, captured_minor, refunding_minor, refunded_minor, cvc_check,
+                        decline_class, decline_code, n)
+WHERE c.department_id = $1 AND c.charge_id = g.charge_id
+RETURNING c.department_id AS department, c.charge_id, c.application_id, c.token_id, c.amount_minor, c.currency,
+          c.convenience_fee_minor, c.service, c.reference, c.processor_reference, c.kind, c.progress, c.captured_minor,
+          c.refunded_minor, c.refunding_minor, c.cvc_check, c.decline_class, c.decline_code, c.created_at, g.n;
+
+-- name: renew_token
+-- A token for one use is as good as new after what never happened.
+UPDATE gateway.tokens t SET status = 'active'
+FROM unnest($2::text[]) WITH ORDINALITY AS g (token_id, n)
+WHERE t.department_id = $1 AND t.token_id = g.token_id AND t.status = 'spent'
+RETURNING g.n;
+
 -- name: insert_dek
 -- Inserts nothing unless its generation is active here.
 WITH given AS (
@@ -200,33 +224,9 @@ RETURNING c.department_id AS department, c.charge_id, c.application_id, c.token_
           c.convenience_fee_minor, c.service, c.reference, c.processor_reference, c.kind, c.progress, c.captured_minor,
           c.refunded_minor, c.refunding_minor, c.cvc_check, c.decline_class, c.decline_code, c.created_at, g.n;
 
--- name: move_charge
--- What a movement that moved changes of its charge; who gives no kind, as refunds do, leaves what else it says as it is.
-UPDATE gateway.charges c
-SET kind = coalesce(g.kind, c.kind), progress = coalesce(g.progress, c.progress),
-    captured_minor = c.captured_minor + g.captured_minor, refunding_minor = c.refunding_minor - g.refunding_minor,
-    refunded_minor = c.refunded_minor + g.refunded_minor, cvc_check = coalesce(g.cvc_check, c.cvc_check),
-    decline_class = CASE WHEN g.kind IS NULL THEN c.decline_class ELSE g.decline_class END,
-    decline_code = CASE WHEN g.kind IS NULL THEN c.decline_code ELSE g.decline_code END
-FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[],
-            $10::text[])
-  WITH ORDINALITY AS g (charge_id, kind, progress, captured_minor, refunding_minor, refunded_minor, cvc_check,
-                        decline_class, decline_code, n)
-WHERE c.department_id = $1 AND c.charge_id = g.charge_id
-RETURNING c.department_id AS department, c.charge_id, c.application_id, c.token_id, c.amount_minor, c.currency,
-          c.convenience_fee_minor, c.service, c.reference, c.processor_reference, c.kind, c.progress, c.captured_minor,
-          c.refunded_minor, c.refunding_minor, c.cvc_check, c.decline_class, c.decline_code, c.created_at, g.n;
-
 -- name: insert_entry
 INSERT INTO gateway.journal (department_id, movement_id, line, debit, credit, amount_minor, currency, recorded_at)
 SELECT $1, g.*, now() FROM unnest($2::text[], $3::integer[], $4::text[], $5::text[], $6::bigint[], $7::text[]) AS g;
-
--- name: renew_token
--- A token for one use is as good as new after what never happened.
-UPDATE gateway.tokens t SET status = 'active'
-FROM unnest($2::text[]) WITH ORDINALITY AS g (token_id, n)
-WHERE t.department_id = $1 AND t.token_id = g.token_id AND t.status = 'spent'
-RETURNING g.n;
 
 -- name: conclude
 -- What a request did, as an audit row; and under its key, if it ends here, its answer. One that was given is never

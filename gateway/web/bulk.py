@@ -17,7 +17,7 @@ without harm, from the first line without an answer.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import structlog
@@ -50,10 +50,12 @@ ROUTE: Final = "POST /v1/tokens/bulk"
 WINDOW: Final = 512
 """Lines of one stream that are in memory at once; with more of them, commits are larger and fewer."""
 CHUNK: Final = 64
-"""Lines that are begun together: few enough that other requests wait for milliseconds while they are sealed."""
+CHUNK_BYTES: Final = 65_536
+"""Lines that are begun together, and about as long as they may be: so few that others wait for milliseconds only."""
 LINE_BYTES_MAX: Final = 65_536
 """As long as a body of `POST /v1/tokens` may be."""
 STREAMS_MAX: Final = 4
+STREAMS_OF_A_DEPARTMENT_MAX: Final = 2
 GRACE_S: Final = 15.0
 BYTES_A_SECOND_MIN: Final = 1024
 
@@ -62,7 +64,7 @@ ENDING: Final = frozenset(
 )
 """What would be said of every further line, too."""
 
-BUSY: Final = "Another bulk stream runs at this moment. Wait until it is done, then send this one again."
+BUSY: Final = "Other bulk streams run at this moment. Wait until one is done, then send this one again."
 NO_CODES: Final = "A card with a code is verified one at a time: send it to POST /v1/tokens, or leave `cvc` out."
 TOO_LONG: Final = "A line is at most 65,536 bytes long."
 NO_KEY: Final = "`idempotency_key` must be 1 to 255 printable ASCII characters."
@@ -125,7 +127,8 @@ class BulkTokens:
         if "Idempotency-Key" in request.headers:
             raise InvalidRequest(KEY_BY_LINE)
         name = caller.department, caller.application_id
-        if name in self._served or len(self._served) == STREAMS_MAX:
+        beside = sum(department == caller.department for department, _ in self._served)
+        if name in self._served or beside == STREAMS_OF_A_DEPARTMENT_MAX or len(self._served) == STREAMS_MAX:
             raise Unavailable(BUSY)
         self._served.add(name)
         try:
@@ -175,7 +178,9 @@ class _Lines:
         async with asyncio.timeout(min(left_s, self._grace_s)):
             chunk = await self._content.readany()
         self._waited_s += clock() - began_s
-        self._received += len(chunk)
+        # Of a line that never ends no more counts for its sender than a line may have.
+        room = len(chunk) if b"\n" in chunk else LINE_BYTES_MAX - len(self._held)
+        self._received += max(0, min(len(chunk), room))
         return chunk
 
 
@@ -240,11 +245,9 @@ class _Stream:
             pass
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
-        size = min(CHUNK, self._lines_per_s_max)
         try:
             while (lines := await self._lines.more()) is not None:
-                for start in range(0, len(lines), size):
-                    chunk = lines[start : start + size]
+                for chunk in _chunks(lines, min(CHUNK, self._lines_per_s_max)):
                     await self._room.acquire()
                     await self._keep_pace(len(chunk))
                     self._answers.put_nowait(group.create_task(self._work.answers(chunk)))
@@ -262,3 +265,17 @@ class _Stream:
         while (answers := await self._answers.get()) is not None:
             await self._response.write(await answers)
             self._room.release()
+
+
+def _chunks(lines: list[bytes], lines_max: int) -> Iterator[list[bytes]]:
+    """The same lines in their order, so many together, and fewer of long ones."""
+    chunk: list[bytes] = []
+    size = 0
+    for line in lines:
+        if chunk and (len(chunk) == lines_max or size + len(line) > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(line)
+        size += len(line)
+    if chunk:
+        yield chunk

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.test_main_job import charge_body, new_key, token_body
-from tests.system import LAUNCHER, Client, Stub, System, running
+from tests.system import LAUNCHER, Client, Stub, System, owner, running
 
 pytestmark = pytest.mark.server
 
 KILLS = 12
+CREATED = "SELECT subject FROM audit.events WHERE event = 'token.created'"
+ANSWERED = "SELECT subject_id FROM gateway.idempotency WHERE route = 'POST /v1/tokens' AND status = 201"
 CLIENTS = 4
 
 
@@ -53,6 +55,7 @@ async def test_kill_any_process_at_any_moment(own_system: System) -> None:
                 charge = reply.json if reply.status < 400 else reply.json["charge"]
                 answered[key] = (charge["id"], reply.body if reply.status != 202 else b"")
 
+        before = await tokens_kept(own_system)
         pages = [asyncio.create_task(page(number)) for number in range(CLIENTS)]
         for victim in ("api", "postgres", "stub", "worker") * (KILLS // 4):
             await asyncio.sleep(random.uniform(0.3, 1.0))  # noqa: S311 - a seeded schedule
@@ -61,7 +64,24 @@ async def test_kill_any_process_at_any_moment(own_system: System) -> None:
         await asyncio.sleep(1)
         done.set()
         await asyncio.gather(*pages)
+        assert {table: ids - before[table] for table, ids in (await tokens_kept(own_system)).items()} == {
+            table: set(tokens) for table in before
+        }
         await check(own_system, client, tokens, answered)
+
+
+async def tokens_kept(system: System) -> dict[str, set[str]]:
+    """The ids of tokens, as each table that must have them has them."""
+    connection = await owner(system)
+    try:
+        return {
+            "tokens": {row[0] for row in await connection.fetch("SELECT token_id FROM gateway.tokens")},
+            "deks": {row[0] for row in await connection.fetch("SELECT record_id FROM gateway.deks")},
+            "audit": {row[0] for row in await connection.fetch(CREATED)},
+            "answers": {row[0] for row in await connection.fetch(ANSWERED)},
+        }
+    finally:
+        await connection.close()
 
 
 async def check(system: System, client: Client, tokens: list[str], answered: dict[str, tuple[str, bytes]]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -193,6 +194,23 @@ async def test_who_cannot_begin_replaces_nobody(system: System, parent: Parent) 
 
     assert set(load.answers) == {201}
     assert parent.workers() == before
+
+
+async def test_who_cannot_be_started_replaces_nobody(system: System, parent: Parent) -> None:
+    """Without a free descriptor the parent starts nobody, says so, and goes on with those that it has."""
+    assert parent.process is not None
+    before, pid, failed = parent.workers(), parent.process.pid, len(parent.told("worker.failed"))
+    bounds = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, bounds[1]))
+    try:
+        parent.signal(signal.SIGHUP)
+        until(lambda: len(parent.told("worker.failed")) > failed)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, bounds)
+    assert parent.workers() == before
+    async with Load(system, parent).running(kept=1, fresh=1) as load:
+        await load.more(4)
+    assert set(load.answers) == {201}
 
 
 async def test_each_worker_has_metrics_of_its_own(system: System, parent: Parent) -> None:

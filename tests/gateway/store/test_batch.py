@@ -28,6 +28,7 @@ from tests.gateway.store.postgres import (
     intent,
     new_token,
     shown,
+    slow_commits,
 )
 
 pytestmark = pytest.mark.server
@@ -158,24 +159,78 @@ async def test_a_lost_commit_is_everybodys(frail: Ledger, wire: Wire, owner: asy
         assert await stored(owner, ids) == (set(ids) if there else set())
 
 
+HOLD = (
+    "INSERT INTO gateway.idempotency (department_id, route, idempotency_key, request_digest, subject_id,"
+    " created_at, lease_until) VALUES ($1, $2, $3, $4, 'tok_x', now(), now())"
+)
+
+
 async def test_nobody_waits_for_others_locks(store: Ledger, owner: asyncpg.Connection) -> None:
-    """While somebody holds a key, who wants it waits alone: its neighbours in the batch are answered before."""
-    key = new_id("key")
+    """While somebody holds keys, who wants them waits alone: neighbours and those who come later are answered."""
+    keys = [new_id("key") for _ in range(8)]
     async with owner.transaction():
-        await owner.execute(
-            "INSERT INTO gateway.idempotency (department_id, route, idempotency_key, request_digest, subject_id,"
-            " created_at, lease_until) VALUES ($1, $2, $3, $4, 'tok_x', now(), now())",
-            *(PARKS, ROUTE, key, bytes(32)),
-        )
+        await owner.executemany(HOLD, [(PARKS, ROUTE, key, bytes(32)) for key in keys])
         with capture_logs():
-            waiting = asyncio.create_task(minting(store, key=key))
-            neighbours = await asyncio.gather(*(minting(store, key=new_id("key")) for _ in range(7)))
-        assert all(isinstance(each, Token) for each in neighbours)
-        assert not waiting.done()
-    end = await waiting
-    assert isinstance(end, Claimed)
-    assert end.subject_id == "tok_x"
-    await owner.execute("DELETE FROM gateway.idempotency WHERE idempotency_key = $1", key)
+            waiting = [asyncio.create_task(minting(store, key=key)) for key in keys]
+            neighbours = await asyncio.gather(*(minting(store, key=new_id("key")) for _ in range(24)))
+            again = asyncio.create_task(minting(store, key=keys[0]))
+            later = [await minting(store) for _ in range(50)]
+        assert all(isinstance(each, Token) for each in (*neighbours, *later))
+        await asyncio.sleep(0.6)  # longer than any batch waits
+        assert not any(each.done() for each in (*waiting, again))
+    ends = await asyncio.gather(*waiting, again)
+    assert [end.subject_id for end in ends if isinstance(end, Claimed)] == ["tok_x"] * 9
+    assert (store._batches._aside, store._batches._queues[PARKS].named) == (set(), set())
+    await owner.execute("DELETE FROM gateway.idempotency WHERE idempotency_key = ANY($1)", keys)
+
+
+async def test_nobody_in_work_waits_for_ever(
+    store: Ledger, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that lasts is told of in time, however many want it; nothing of them is written."""
+    monkeypatch.setattr(module, "ACQUIRE_TIMEOUT_S", 0.5)
+    keys = [new_id("key") for _ in range(40)]
+    async with owner.transaction():
+        await owner.executemany(HOLD, [(PARKS, ROUTE, key, bytes(32)) for key in keys])
+        with capture_logs():
+            async with asyncio.timeout(10):
+                ends = await asyncio.gather(*(minting(store, key=key) for key in keys), return_exceptions=True)
+        assert all(isinstance(end, Unavailable) for end in ends)
+    assert store._batches._queues[PARKS].named == set()
+    await owner.execute("DELETE FROM gateway.idempotency WHERE idempotency_key = ANY($1)", keys)
+
+
+async def test_two_processes_conclude_a_held_key_once(store: Ledger, postgres: Postgres) -> None:
+    """Of two that hold one key, because the first was thought dead, one makes its token and the other finds it."""
+    database = await Database.open(postgres.arguments(), 2)
+    try:
+        other = Ledger(database)
+        for _ in range(20):
+            first, second = new_token(), new_token()
+            held = claim(first.token.token_id)
+            assert await store.claim(PARKS, held, audit()) is None
+            ends = await asyncio.gather(
+                store.create_token(first, held, True, shown, audit()),
+                other.create_token(second, held, True, shown, audit()),
+            )
+            assert sorted(type(end).__name__ for end in ends) == ["Claimed", "Token"]
+    finally:
+        await database.close()
+
+
+async def test_who_is_cancelled_in_the_middle_of_its_batch_is_not_told_that_nothing_happened(
+    store: Ledger, owner: asyncpg.Connection
+) -> None:
+    """The process ends while a batch is being committed: nobody can say whether it was."""
+    async with slow_commits(owner):
+        going = asyncio.create_task(minting(store, key=new_id("key")))
+        while not store._batches._working:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        (turn,) = store._batches._working
+        turn.cancel()
+        with pytest.raises(CommitUnknown):
+            await going
 
 
 async def test_only_so_many_wait(store: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +274,8 @@ async def test_who_goes_away_takes_nobody_along(store: Ledger, owner: asyncpg.Co
     await asyncio.wait([first, *waiting])
     ids = [new.token.token_id for new in made]
     assert await stored(owner, ids) == set(ids) - {ids[3]}
-    assert (store._batches._waiting, store._batches._working) == (0, set())
+    queue = store._batches._queues[PARKS]
+    assert (list(queue.waiting), queue.named, store._batches._working) == ([], set(), set())
 
 
 async def test_departments_take_turns(

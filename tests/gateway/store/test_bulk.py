@@ -16,7 +16,7 @@ from gateway.errors import NotIdentified
 from gateway.rules.access import Application
 from gateway.rules.certificates import ClientCertificate
 from gateway.store.database import Database
-from gateway.web.bulk import CHUNK, LINE_BYTES_MAX, NDJSON, WINDOW, BulkTokens
+from gateway.web.bulk import CHUNK, CHUNK_BYTES, LINE_BYTES_MAX, NDJSON, WINDOW, BulkTokens, _chunks
 from gateway.web.server import Limits
 from tests.cards import canary
 from tests.gateway.store.city import brands, caller
@@ -385,3 +385,12 @@ async def test_lines_are_held_back_to_the_quota(quarter: Quarter, pki: Path) -> 
 
         assert slugs(answers) == ["token"] * 2
         assert 2 <= len(await bulk.tokens()) < 60
+
+
+def test_long_lines_are_begun_few_at_a_time() -> None:
+    """So many lines together, and no more bytes of them than others can wait for; none is lost, and none moves."""
+    lines = [b"x" * 40_000, b"y" * 65_537, *(b"%d" % number for number in range(200)), b"z" * 65_536, b""]
+    chunks = list(_chunks(lines, 64))
+    assert [line for chunk in chunks for line in chunk] == lines
+    assert all(len(chunk) <= 64 for chunk in chunks)
+    assert all(len(chunk) == 1 or sum(map(len, chunk)) <= CHUNK_BYTES for chunk in chunks)

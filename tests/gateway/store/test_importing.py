@@ -266,6 +266,20 @@ async def test_what_is_cut_goes_on(vault: Vault) -> None:
     assert len(await vault.tokens()) == 400
 
 
+async def test_a_corrected_file_is_another_import(vault: Vault) -> None:
+    """Who removes the result alone and imports a changed file is told what to remove, not given the old tokens."""
+    cards = vault.write("cards.csv", *csv_lines(range(2)))
+    await vault.run(cards)
+    (vault.folder / "cards.csv.result.csv").unlink()
+    vault.write("cards.csv", *csv_lines(range(3)))
+    told = await vault.run_here(cards, code=1)
+    assert "cards.csv.result.csv and cards.csv.result.csv.import" in " ".join(told.split())
+    (vault.folder / "cards.csv.result.csv").unlink()
+    (vault.folder / "cards.csv.result.csv.import").unlink()
+    await vault.run(cards)
+    assert len(await vault.tokens()) == 2 + 3
+
+
 async def test_what_does_not_belong_together_is_refused(vault: Vault) -> None:
     """Another input for a result, a result of something else or edited, a header that is a card, a nameless form."""
     cards = vault.write("cards.csv", *csv_lines([]))

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from gateway.errors import IdempotencyKeyReused
+from keys.errors import KeysExhausted
 from keys.states import State
-from tests.gateway.store.city import City, Page
+from tests.gateway.store.city import City, Page, given
 from tests.gateway.store.far import DECLINED_CARD
 
 pytestmark = pytest.mark.server
@@ -126,3 +127,16 @@ async def test_a_process_behind_compares_what_one_ahead_has_claimed(city: City) 
     assert await page.token(CARD, "key") == first
     with pytest.raises(IdempotencyKeyReused):
         await page.token(OTHER_CARD, "key")
+
+
+async def test_what_was_answered_is_answered_again_when_nothing_can_be_sealed(city: City) -> None:
+    """A repeat by a process that may wrap no more is told what happened, not that nothing was done."""
+    page = city.page()
+    charged, token = await page.ask("k-1", card=given(1)), await page.token(1, "k-2")
+    await city.owner.execute("UPDATE gateway.key_generations SET wraps_reserved = 2147483648 WHERE state = 'active'")
+    again = city.page(page.far)
+    assert await again.ask("k-1", card=given(1)) == charged
+    assert await again.token(1, "k-2") == token
+    for new in (again.ask("k-3", card=given(1)), again.token(1, "k-4")):
+        with pytest.raises(KeysExhausted):
+            await new
