@@ -113,7 +113,7 @@ class _Queue:
     working: int = 0
     """Batches in line, or in work."""
     named: set[str] = field(default_factory=set)
-    """What is named by those in work."""
+    """What is named by those in work, or aside."""
     last: int = 1
     """How many its last batch had."""
     ended_s: float = 0.0
@@ -203,7 +203,7 @@ class Batches:
             assert task is not None, "internal error: a turn is a task"
             self._working.discard(task)
             queue.working, queue.ended_s = queue.working - 1, asyncio.get_running_loop().time()
-            if batch or queue.working == 0:  # else all who wait name what is in work: its end is their turn
+            if batch:  # else all who wait name what is in work or aside: its end is their turn
                 self._go_on(department, queue)
             self._begin()
 

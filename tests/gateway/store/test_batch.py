@@ -298,20 +298,41 @@ async def test_departments_take_turns(
     assert done.index("utilities") == 5
 
 
-async def test_many_who_name_the_same_do_not_spin(store: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one of fifty that name one thing is in work the others wait; they do not ask for turns all the time."""
-    turns = 0
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many each turn took."""
+    taken: list[int] = []
     take = Batches._take
 
     def counted(self: Batches, queue: Any) -> Any:
-        nonlocal turns
-        turns += 1
-        return take(self, queue)
+        batch = take(self, queue)
+        taken.append(len(batch))
+        return batch
 
     monkeypatch.setattr(Batches, "_take", counted)
+    return taken
+
+
+async def test_many_who_name_the_same_do_not_spin(store: Ledger, turns: list[int]) -> None:
+    """While one of fifty that name one thing is in work the others wait; they do not ask for turns all the time."""
     key = new_id("key")
     await asyncio.gather(*(minting(store, key=key) for _ in range(50)))
-    assert turns <= 2 * 50 + 2
+    assert len(turns) <= 2 * 50 + 2
+
+
+async def test_who_waits_for_what_is_aside_does_not_spin(
+    store: Ledger, owner: asyncpg.Connection, turns: list[int]
+) -> None:
+    """While somebody's lock lasts, who names the same as the one that waits for it asks for no turn after turn."""
+    key = new_id("key")
+    async with owner.transaction():
+        await owner.execute(HOLD, PARKS, ROUTE, key, bytes(32))
+        with capture_logs():
+            waiting = [asyncio.create_task(minting(store, key=key)) for _ in range(5)]
+            await asyncio.sleep(1)
+    assert all(isinstance(end, Claimed) for end in await asyncio.gather(*waiting))
+    assert len(turns) <= 2 * 5 + 2
+    await owner.execute("DELETE FROM gateway.idempotency WHERE idempotency_key = $1", key)
 
 
 async def test_a_bug_in_the_steps_is_told_as_it_is(store: Ledger) -> None:

@@ -1,7 +1,6 @@
 """The search itself on PostgreSQL: by the books' own dates and codes, and along the index however many there are."""
 
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,20 +15,12 @@ from gateway.store.approvals import ApprovalStore
 from gateway.store.charge_search import ChargeStore
 from gateway.store.database import Database
 from tests.gateway.store.charged import charged
-from tests.gateway.store.postgres import SERVICE, Postgres
+from tests.gateway.store.postgres import SERVICE
 
 pytestmark = pytest.mark.server
 
 CITY = ZoneInfo("America/Los_Angeles")
 MANY = 10_000
-
-
-@pytest.fixture(scope="module")
-async def admin(postgres: Postgres) -> AsyncIterator[Database]:
-    """The admin process' pool."""
-    database = await Database.open(postgres.arguments("admin"), 2)
-    yield database
-    await database.close()
 
 
 @pytest.fixture
