@@ -119,7 +119,8 @@ class Resident:
             return replace(body, token_id=rng.choice(multi))
         if how < 0.6:
             return replace(body, token_id=rng.choice(single))
-        card = DECLINED_CARD if how > 0.93 else rng.randrange(CARDS)
+        declined = how > (0.8 if Fault.KILL in self._city.swarm else 0.93)  # a death around a decline must not be rare
+        card = DECLINED_CARD if declined else rng.randrange(CARDS)
         return replace(body, card=card, with_cvc=rng.random() < 0.5)
 
     async def _until_final(self, act: str, body: Body, charge_id: str | None = None) -> Call:
