@@ -119,7 +119,7 @@ class Resident:
             return replace(body, token_id=rng.choice(multi))
         if how < 0.6:
             return replace(body, token_id=rng.choice(single))
-        declined = how > (0.8 if Fault.KILL in self._city.swarm else 0.93)  # a death around a decline must not be rare
+        declined = how > (0.8 if Fault.KILL in self._city.swarm else 0.93)  # deaths around a decline are rare enough
         card = DECLINED_CARD if declined else rng.randrange(CARDS)
         return replace(body, card=card, with_cvc=rng.random() < 0.5)
 
