@@ -5,18 +5,21 @@ ASCII. So nothing that came with a request can get into a log, whoever calls it,
 other libraries log is reduced to logger, level and class of error: their messages may quote.
 """
 
+import asyncio
 import logging
-import re
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
 import structlog
 
-TEXT = re.compile(r"[ -~]{0,120}")
+TEXT_MAX = 120
+FRAMES_MAX = 16
 
 FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "event": str,
@@ -85,7 +88,7 @@ def _is_allowed(value: object, kind: type | tuple[type, ...]) -> bool:
     if isinstance(value, list):
         return kind is list and all(_is_allowed(item, str) for item in value)
     if isinstance(value, str):
-        return kind is str and TEXT.fullmatch(value) is not None
+        return kind is str and len(value) <= TEXT_MAX and value.isascii() and value.isprintable()
     return isinstance(value, kind)
 
 
@@ -107,3 +110,21 @@ class _Reduced(logging.StreamHandler[TextIO]):
             "error": record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else "",
         }
         return _rendered(None, "", allow_listed(None, "", entry))
+
+
+def silence_libraries(log: structlog.typing.FilteringBoundLogger) -> None:
+    """Keep request bytes out of what aiohttp (cookies) and asyncio (reprs of callbacks) log by themselves."""
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL + 1)
+
+    def describe(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # What it speaks of, by the loop's own names: its texts quote what a callback was called with.
+        log.error("loop.failed", about=sorted(context), **described(context.get("exception")))
+
+    asyncio.get_running_loop().set_exception_handler(describe)
+
+
+def described(error: BaseException | None) -> dict[str, Any]:
+    """Class and places of an exception, never its message, which may quote the request."""
+    frames = traceback.walk_tb(error.__traceback__ if error else None)
+    places = ["/".join(Path(frame.f_code.co_filename).parts[-3:]) + f":{line}" for frame, line in frames]
+    return {"error": type(error).__name__, "frames": places[-FRAMES_MAX:]}

@@ -1,16 +1,17 @@
-"""What the profile of a file makes of its settings: in production, nothing of a demo may stand there.
+"""What a process looks at before it begins: its files for TLS, and in production that nothing of a demo stands there.
 
 The rest of the profile is where it belongs: `services.callers` asks for certificates, `rules.card` refuses published
 test numbers, `gateway stub` does not run.
 """
 
 import socket
+import ssl
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.config import Config
+from gateway.config import AdminSection, ApiSection, Config, StubSection
 from gateway.web.certificates import require_no_demo_certificates
 from keys.errors import SettingsRefused
 
@@ -43,6 +44,24 @@ def require_profile(config: Config, certificates: Mapping[str, str | None]) -> N
     for setting, path in {**certificates, "processor.ca": config.processor.ca}.items():
         if path is not None:
             require_no_demo_certificates(Path(path), setting)
+
+
+def require_tls_files(section: str, listener: ApiSection | AdminSection | StubSection) -> None:
+    """Raises `SettingsRefused`, with setting and path, for what a listener cannot speak TLS with."""
+    for name in ("cert", "key", "client_ca"):
+        if (path := getattr(listener, name, None)) is not None:
+            try:
+                Path(path).open("rb").close()
+            except OSError as error:
+                told = f"cannot read {path} ({error.strerror}); put the PEM file there, or name another"
+                raise SettingsRefused(f"{section}.{name}: {told}") from None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(listener.cert, listener.key, password="")
+    except (OSError, ValueError):
+        raise SettingsRefused(
+            f"{section}.cert and {section}.key must be PEM of a certificate and its own key, without passphrase:"
+            f" {listener.cert}, {listener.key}"
+        ) from None
 
 
 def _is_this_machine(host: str) -> bool:

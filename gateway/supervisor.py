@@ -15,6 +15,7 @@ ports, root and the number of workers, stays as it is until the parent itself is
 """
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ from keys.root_relay import relay
 from keys.roots import open_root
 
 READY_S = 60.0
+"""For one that is starting, beside no more of them than there are cores: how many there will be does not matter."""
 FAIL_S = 5.0
 END_S = 40.0
 """Longer than a worker takes over its grace and its last requests."""
@@ -123,6 +125,7 @@ class Crew:
         self._root = root
         self._log = log
         self._alive: set[Worker] = set()
+        self._starting = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def serve(self) -> bool:
         """Fill the posts and keep them filled; returns, False, only when the first worker could not begin."""
@@ -186,7 +189,11 @@ class Crew:
         return True
 
     async def _begun(self, post: Post) -> Worker | None:
-        """A new worker that is ready; None for one that failed, which has ended."""
+        """A new worker that is ready; None for one that failed, which has ended. A start waits for a core."""
+        async with self._starting:
+            return await self._started(post)
+
+    async def _started(self, post: Post) -> Worker | None:
         try:
             worker = await self._spawned(post)
         except OSError as error:  # no memory, no descriptor, no interpreter at this moment

@@ -3,17 +3,20 @@
 NDJSON is what `POST /v1/tokens` takes, a line each. CSV, in UTF-8 with commas, names its columns: `number`, `name`,
 `exp_month` and `exp_year` or `expiry` (MM/YY or MM/YYYY); `usage`, `consent` and `id` may be there. A field may be
 quoted, but ends on its line, so that one stray quote spoils one line. `id` is the city's own name for a card, in
-either form: it is never sent, and stands in the result. Lines count from 1, as in an editor, a header included.
+either form: it is never sent, and stands in the result. In either form, too, a line without `usage` means what
+`--usage` says. Lines count from 1, as in an editor, a header included.
 
 Nothing that is said of a line repeats it, and neither does what is said of a header: it may be a card, forgotten.
+What is said of CSV names columns, not places in the JSON that they become.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 
@@ -31,12 +34,34 @@ NEEDED = frozenset({"number", "name"})
 EXPIRY = (frozenset({"expiry"}), frozenset({"exp_month", "exp_year"}))
 OPTIONAL = frozenset({"usage", "consent", "id"})
 ID_CHARACTERS_MAX = 100
+MONTH, YEAR = re.compile("0?[1-9]|1[0-2]"), re.compile("[0-9]{2}|[0-9]{4}")
+EXPECTED = {
+    "exp_month": "1 to 12",
+    "exp_year": "two or four digits",
+    "expiry": "MM/YY or MM/YYYY",
+    "name": "1 to 100 characters",
+    "usage": "single, multi or empty",
+    "consent": "at most 200 characters",
+}
+"""What a column holds, in the words of who fills it."""
 
 
 class ImportLine(TokenBody, frozen=True, forbid_unknown_fields=True):
     """A line of the input: what `POST /v1/tokens` takes, and the city's own id of the card."""
 
     id: str | int | None = None
+
+
+class SingleLine(ImportLine, frozen=True, forbid_unknown_fields=True):
+    """The same, for one use unless it says otherwise."""
+
+    usage: Literal["single", "multi"] = "single"
+
+
+class MultiLine(ImportLine, frozen=True, forbid_unknown_fields=True):
+    """The same, for many uses unless it says otherwise."""
+
+    usage: Literal["single", "multi"] = "multi"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +93,13 @@ class Line:
 
 
 class CardFile:
-    """The input. `form` is one of `FORMS`; `usage` is what a line of CSV means that has none of its own."""
+    """The input. `form` is one of `FORMS`; `usage`, single or multi, is that of a line that has none of its own."""
 
     def __init__(self, path: Path, form: str, usage: str) -> None:
         self.path = path
         self.usage = usage
         self.form = form
+        self._kind: type[ImportLine] = SingleLine if usage == "single" else MultiLine
         self._brands = Brands.load()
         with path.open("rb") as file:
             self._columns = _columns(_raw(file)) if form == "csv" else ()
@@ -95,6 +121,20 @@ class CardFile:
         assert line.card is not None, "internal error: a line that was refused has no card"
         return judged(_bulk(line.card, None), self._brands)[0].card
 
+    def refusal(self, error: GatewayError) -> Refusal:
+        """An error as a line's refusal."""
+        told = describe(error)
+        assert told is not None, "internal error: what the gateway refuses has a problem"
+        slug, detail, pointers = told
+        return Refusal(slug, self.detail(detail, pointers))
+
+    def detail(self, detail: str, pointers: Iterable[str]) -> str:
+        """What is told of a line, with the places that it is about: columns, or pointers (RFC 6901) into its JSON."""
+        places = [pointer.rpartition("/")[2] if self._columns else pointer for pointer in pointers]
+        if "expiry" in self._columns:
+            places = ["expiry" if place in {"exp_month", "exp_year"} else place for place in places]
+        return " ".join([detail, *(f"({place})" for place in dict.fromkeys(places) if place)])
+
     def _line(self, number: int, raw: bytes) -> Line:
         own_id = ""
         try:
@@ -103,12 +143,12 @@ class CardFile:
             if self._columns:
                 fields = _fields(raw, self._columns)
                 own_id = self._own_id(fields.get("id"))
-                card = convert(_document(fields, self.usage), ImportLine)
+                card = _card_of(fields, self._kind)
             else:
-                card = read_body(raw, ImportLine)
+                card = read_body(raw, self._kind)
                 own_id = self._own_id(card.id)
         except GatewayError as error:
-            return Line(number, own_id, None, refusal_of(error))
+            return Line(number, own_id, None, self.refusal(error))
         return Line(number, own_id, card)
 
     def _own_id(self, own_id: str | int | None) -> str:
@@ -118,14 +158,6 @@ class CardFile:
         if len(text) > ID_CHARACTERS_MAX or not text.isprintable():
             raise InvalidRequest("`id` must be at most 100 printable characters.", ["/id"])
         return text
-
-
-def refusal_of(error: GatewayError) -> Refusal:
-    """An error as a line's refusal, with the places that it speaks of."""
-    told = describe(error)
-    assert told is not None, "internal error: what the gateway refuses has a problem"
-    slug, detail, pointers = told
-    return Refusal(slug, " ".join([detail, *(f"({pointer})" for pointer in pointers)]))
 
 
 def _bulk(card: ImportLine, key: str | None) -> BulkLine:
@@ -176,16 +208,30 @@ def _fields(raw: bytes, columns: Sequence[str]) -> dict[str, str]:
     return {name: value.strip() for name, value in zip(columns, values, strict=True)}
 
 
-def _document(fields: dict[str, str], usage: str) -> dict[str, Any]:
+def _card_of(fields: dict[str, str], kind: type[ImportLine]) -> ImportLine:
     """A line of CSV as the JSON that it stands for; an empty field is as good as none."""
-    month, _, year = (
-        fields["expiry"].partition("/") if "expiry" in fields else (fields["exp_month"], "", fields["exp_year"])
-    )
-    card = {"number": fields["number"], "exp_month": _number(month), "exp_year": _number(year)}
-    document = {"name": fields["name"], "card": card, "usage": fields.get("usage") or usage}
-    return document | {name: fields[name] for name in ("consent", "id") if fields.get(name)}
+    card = {"number": fields["number"], **_expiry(fields)}
+    document = {"name": fields["name"], "card": card}
+    document |= {name: fields[name] for name in OPTIONAL if fields.get(name)}
+    try:
+        return convert(document, kind)
+    except InvalidRequest as error:
+        raise _unexpected(error.pointers[0].removeprefix("/")) from None
 
 
-def _number(text: str) -> int | str:
-    text = text.strip()
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 4 else text  # noqa: PLR2004 - a year
+def _expiry(fields: dict[str, str]) -> dict[str, int]:
+    """Month and year, of one column or of two; raises `InvalidRequest`."""
+    if "expiry" in fields:
+        month, _, year = (part.strip() for part in fields["expiry"].partition("/"))
+        columns = ("expiry", "expiry")
+    else:
+        month, year = fields["exp_month"], fields["exp_year"]
+        columns = ("exp_month", "exp_year")
+    for column, text, pattern in zip(columns, (month, year), (MONTH, YEAR), strict=True):
+        if not pattern.fullmatch(text):
+            raise _unexpected(column)
+    return {"exp_month": int(month), "exp_year": int(year)}
+
+
+def _unexpected(column: str) -> InvalidRequest:
+    return InvalidRequest(f"The column `{column}` must be {EXPECTED[column]}.")

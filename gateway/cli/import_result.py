@@ -1,7 +1,8 @@
 """What became of each line of an import: one line each, in their order, written as the answers come.
 
 CSV or NDJSON, as the input is. A line says its number, the city's own id of the card if it has one, and the token, or
-the type and detail of what was wrong; never anything of a card.
+the type and detail of what was wrong; never anything of a card. In CSV an id that a spreadsheet would take for a
+formula has a `'` before it (`services.sheets`): who joins by ids takes one `'` away there, or joins by line.
 
 Beside it, in `<result>.import`, stands which import this is: a random id, from which the lines' idempotency keys are
 made, and which file it reads, by size and time of change. Not by a digest: of a short file that would be an unkeyed
@@ -25,6 +26,7 @@ import msgspec
 from gateway.cli.card_file import CardFile
 from gateway.rules.ids import new_id
 from gateway.rules.problems import BASE
+from gateway.services.sheets import neutral
 from keys.errors import SettingsRefused
 from keys.files import read_private, write_private
 
@@ -161,7 +163,8 @@ class ResultFile:
 
     def _rendered(self, outcome: Outcome) -> bytes:
         kind = BASE + outcome.slug if outcome.slug else ""
-        values = (outcome.line, outcome.own_id, outcome.token, kind, outcome.detail)
+        own_id = neutral(outcome.own_id) if self._form == "csv" else outcome.own_id
+        values = (outcome.line, own_id, outcome.token, kind, outcome.detail)
         if self._form == "csv":
             return _csv(values)
         return (

@@ -3,11 +3,14 @@
 A client like any other, of `POST /v1/tokens/bulk`: it has an API key, and neither a card key nor the database. Each
 line goes under an idempotency key that is made of the import's random id and the line's number (`import_result`), so
 that it may be sent as often as need be and gets one token. What breaks is tried again from the first line without an
-answer: a lost connection, a gateway that cannot serve now, a stream that ended early.
+answer: a lost connection, a gateway that cannot serve now, a stream that ended early. Only where nobody listens from
+the start there is nothing to wait for.
 """
 
 import asyncio
 import re
+import signal
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
@@ -23,7 +26,7 @@ import aiohttp
 import msgspec
 import typer
 
-from gateway.cli.card_file import FORMS, CardFile, Line, Refusal, refusal_of
+from gateway.cli.card_file import FORMS, CardFile, Line, Refusal
 from gateway.cli.import_result import Outcome, ResultFile
 from gateway.cli.options import AsJson, ConfigFile, config_of
 from gateway.clock import SystemClock
@@ -46,6 +49,7 @@ PAUSE_S = 0.5
 PAUSE_S_MAX = 15.0
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 SHOWN_MAX = 20
+INTERRUPTED = 128 + signal.SIGINT
 
 AGAIN = frozenset({"unavailable", "request-in-progress", "too-many-requests"})
 """What is said of a moment, not of a line."""
@@ -87,14 +91,12 @@ class _Answer(msgspec.Struct):
         """Whether it can be about this line: a token shows the same last digits, unless it is erased."""
         return self.card is None or (line.card is not None and line.card.card.number.endswith(self.card.last4))
 
-    def outcome(self, line: Line) -> Outcome:
+    def outcome(self, line: Line, cards: CardFile) -> Outcome:
         """What became of the line."""
         if self.id:
             return Outcome(line.number, line.own_id, self.id)
-        places = [f"({error.get('pointer', '').removeprefix('#')})" for error in self.errors]
-        return Outcome(
-            line.number, line.own_id, slug=self.type.rpartition("/")[2], detail=" ".join([self.detail, *places])
-        )
+        detail = cards.detail(self.detail, (error.get("pointer", "").removeprefix("#") for error in self.errors))
+        return Outcome(line.number, line.own_id, slug=self.type.rpartition("/")[2], detail=detail)
 
 
 class Importer:
@@ -105,18 +107,24 @@ class Importer:
         self._result = result
         self._session = session
         self._keeping = keeping
+        self._found = False
+        """Whether somebody has answered before, and so may come back."""
 
     async def run(self, patience_s: float) -> None:
         """Raises `ImportStopped` when the gateway refuses, or nothing has moved for `patience_s`."""
         clock = asyncio.get_running_loop().time
-        moved_s, pause_s = clock(), PAUSE_S
+        moved_s, pause_s, told = clock(), PAUSE_S, ""
         while (before := self._result.lines) < self._cards.lines:
             why = await self._attempt()
             if self._result.lines > before:
-                moved_s, pause_s = clock(), PAUSE_S
+                moved_s, pause_s, told = clock(), PAUSE_S, ""
             elif clock() - moved_s >= patience_s:
                 raise ImportStopped(f"{why}, nothing has moved for {patience_s:,.0f} s: run this again, it goes on")
             if self._result.lines < self._cards.lines:
+                if why != told:
+                    left_s = patience_s - (clock() - moved_s)
+                    typer.echo(f"gateway: {why}; trying again, for {left_s:,.0f} s unless something moves", err=True)
+                    told = why
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
@@ -126,6 +134,7 @@ class Importer:
         headers = {"Content-Type": NDJSON}
         try:
             async with self._session.post(PATH, data=attempt.lines(), headers=headers) as response:
+                self._found = True
                 if response.status != 200:  # noqa: PLR2004 - every other one is of the whole stream
                     _require_again(response.status)
                 held = b""
@@ -136,11 +145,22 @@ class Importer:
             return str(error)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError):
             raise ImportStopped("the gateway's certificate is not one that --ca vouches for") from None
+        except aiohttp.ConnectionTimeoutError:
+            return "the gateway does not answer"
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, ConnectionRefusedError | socket.gaierror):
+                return self._nobody(f"{error.host}:{error.port}")
+            return "no connection could be made"
         except (aiohttp.ClientError, OSError):
             return "the connection was lost"
         finally:
             attempt.over = True
         return "the gateway ended the stream"
+
+    def _nobody(self, where: str) -> str:
+        if not self._found:
+            raise ImportStopped(f"nobody listens at {where}: start the gateway there, or correct --url")
+        return f"nobody listens at {where} any more"
 
 
 class _Attempt:
@@ -171,7 +191,7 @@ class _Attempt:
                 answer.require_about_a_line()
                 if not self._sent or not answer.is_of(line := self._sent.popleft()):
                     raise ImportStopped("an answer is of no line that was sent: is --url the gateway's API?")
-                settled.append(answer.outcome(line))
+                settled.append(answer.outcome(line, self._cards))
                 self._refused_here(settled)
         finally:
             self._result.write(settled)
@@ -195,7 +215,7 @@ def import_cards(
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
     form: Annotated[str | None, typer.Option("--format", help="csv or ndjson; else by the file's name.")] = None,
-    usage: Annotated[str, typer.Option(help="single or multi, where a CSV has no such column.")] = "multi",
+    usage: Annotated[str, typer.Option(help="single or multi, for lines that do not say.")] = "multi",
     result: Annotated[
         Path | None, typer.Option(help="Where the outcomes go; else FILE.result.csv or .ndjson.")
     ] = None,
@@ -206,8 +226,17 @@ def import_cards(
 ) -> None:
     """Bring stored cards into the gateway: one token each, or one reason why not, by line.
 
+    CSV names its columns in the first line. It needs number, name, and either expiry (MM/YY or MM/YYYY) or exp_month
+    and exp_year. It may have usage (single or multi), consent and id.
+
+    NDJSON has on each line what POST /v1/tokens takes, without cvc, and perhaps an id:
+    {"id": "r-17", "name": "Ramona", "card": {"number": "…", "exp_month": 12, "exp_year": 2031}}
+
+    The id is yours: it is never sent, and stands in the result beside the token. In a CSV result an id that a
+    spreadsheet would take for a formula (it begins with =, +, - or @) has a ' before it.
+
     May be killed and started again with the same arguments: it goes on, and no card gets a second token. The file of
-    cards is neither copied nor changed. Exit 1 when a line failed, or when it broke off.
+    cards is neither copied nor changed. Exit 1 when a line failed, or when it broke off; 130 after Ctrl-C.
 
     Example: gateway import cards.csv --api-key-file parks.key --ca city-ca.pem
     """
@@ -229,7 +258,12 @@ def import_cards(
         raise typer.BadParameter("https://host:port, and nothing behind it", param_hint="--url")
     with closing(ResultFile.of(result or cards.with_name(f"{cards.name}.result.{form}"), source, url)) as written:
         work = _import(source, written, url, api_key_file, _tls(ca, cert, key), patience)
-        seconds = asyncio.run(work)
+        try:
+            seconds = asyncio.run(work)
+        except KeyboardInterrupt:
+            done = f"{written.lines:,} of {source.lines:,} lines are answered, in {written.path}"
+            typer.echo(f"gateway: interrupted; {done}. The same command goes on from there.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
     told = {"lines": written.lines, "tokens": written.tokens, "failed": written.failed, "seconds": round(seconds, 3)}
     words = f"{written.tokens:,} of {source.lines:,} cards have their token, {written.failed:,} lines failed"
     tell(as_json, told | {"result": str(written.path)}, f"{words}: {written.path}")
@@ -273,7 +307,7 @@ def _doubt(cards: CardFile, line: Line) -> Refusal | None:
     try:
         require_valid(cards.card(line), ZoneInfo("UTC"), SystemClock().now())
     except GatewayError as error:
-        return refusal_of(error)
+        return cards.refusal(error)
     return None
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +22,7 @@ from gateway.config import WORKERS_MAX, Config
 from gateway.daemon import forbid_dumps, stop_signal
 from gateway.errors import GatewayError, Unavailable
 from gateway.processor.stub import server as stub_server
+from gateway.profile import require_tls_files
 from gateway.rules import compare as comparison
 from gateway.rules import lifecycle
 from gateway.rules.lifecycle import Progress
@@ -89,8 +89,8 @@ def api(
 
     Example: gateway api --workers 4
     """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it renews workers where there are some, and ends nobody
     settings = config_of(config)
+    require_tls_files("api", settings.api)
     count = workers or settings.api.workers
     if berth is not None:
         asyncio.run(serve_api(settings, ask, logs.configure("api", worker=number_of(berth)), inherited=berth))
@@ -119,6 +119,8 @@ def admin(config: ConfigFile = None) -> None:
     Example: gateway admin --config /etc/gateway/gateway.toml
     """
     settings = config_of(config)
+    if settings.admin is not None:
+        require_tls_files("admin", settings.admin)
     asyncio.run(serve_admin(settings, logs.configure("admin")))
 
 
@@ -133,6 +135,7 @@ def stub(config: ConfigFile = None) -> None:
         raise SettingsRefused("profile is production: the stub belongs to demos and tests")
     if settings.stub is None:
         raise SettingsRefused("the file has no [stub] section: the stub belongs to demos and tests")
+    require_tls_files("stub", settings.stub)
     logs.configure("stub")
     asyncio.run(_stub(settings))
 

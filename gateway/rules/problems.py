@@ -51,7 +51,7 @@ TYPES: Mapping[str, ProblemType] = {
     "exceptions-open": ProblemType(409, "Exceptions of these dates are not settled"),
     "pack-differs": ProblemType(409, "What was closed is not what was signed"),
     "body-too-large": ProblemType(413, "The body is too large"),
-    "media-type-unsupported": ProblemType(415, "The body must be uncoded JSON"),
+    "media-type-unsupported": ProblemType(415, "The body is compressed, or not of a type that this route takes"),
     "expectation-failed": ProblemType(417, "The expectation cannot be met"),
     "card-refused": ProblemType(422, "The card cannot be used as it was given"),
     "card-number-in-text": ProblemType(422, "A card number stands where none may be"),

@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg_trek import Direction, execute, plan
 from asyncpg_trek.asyncpg import AsyncpgBackend
 
-HEAD = "0005"
+HEAD = "0006"
 LOCK = 0x6761_7465_7761_79
 """Any constant: the advisory lock that lets one migration run at a time."""
 

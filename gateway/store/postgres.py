@@ -183,7 +183,7 @@ class Store(Mirror):
         if claim is not None and (earlier := (yield from take(claim))):
             return earlier
         token = yield from self._insert_token(new)
-        yield from conclude(audit, claim, render(token))
+        yield from conclude(audit, claim, None if claim is None else render(token))
         return token
 
     def _claimed(self, route: str, key: str) -> Steps[Claimed | None]:

@@ -7,8 +7,8 @@ Codes (`cvc`) are refused, because the processor is asked about them one at a ti
 
 How long a stream is does not matter. At most `WINDOW` lines are read and not yet answered, so a client that does not
 read is soon not read from either (and cut off by the server's write deadline); one that is silent for `GRACE_S`, or
-slower than `BYTES_A_SECOND_MIN` on average while it is waited for, is given up. Lines keep to the application's
-quota: they are held back, never refused. An application has one stream at a time in a process.
+falls so far behind `BYTES_A_SECOND_MIN` while it is waited for, is given up, however fast it was before. Lines keep
+to the application's quota: they are held back, never refused. An application has one stream at a time in a process.
 
 A stream ends early, but whole, when nobody could go on: a line was answered 401, 403 or 503, the client was given up,
 the process stops. Then every line that was begun has its answer, and the rest was not looked at. When the connection
@@ -32,6 +32,7 @@ from gateway.errors import (
     InvalidRequest,
     Unavailable,
 )
+from gateway.log import described
 from gateway.rules.access import Application
 from gateway.rules.card import Brands
 from gateway.rules.idempotency import read_key
@@ -41,7 +42,7 @@ from gateway.services.tokens import Tokens
 from gateway.web.bodies import TokenBody, card_given
 from gateway.web.problems import describe
 from gateway.web.schema import read_body
-from gateway.web.server import REQUEST_ID, described
+from gateway.web.server import REQUEST_ID
 
 NDJSON: Final = "application/x-ndjson"
 ROUTE: Final = "POST /v1/tokens/bulk"
@@ -149,8 +150,7 @@ class _Lines:
     def __init__(self, content: StreamReader, grace_s: float) -> None:
         self._content = content
         self._grace_s = grace_s
-        self._waited_s = 0.0
-        self._received = 0
+        self._left_s = grace_s
         self._held = b""
 
     async def more(self) -> list[bytes] | None:
@@ -174,13 +174,12 @@ class _Lines:
     async def _chunk(self) -> bytes:
         clock = asyncio.get_running_loop().time
         began_s = clock()  # only the time in which it is waited for the client counts against it
-        left_s = self._grace_s + self._received / BYTES_A_SECOND_MIN - self._waited_s
-        async with asyncio.timeout(min(left_s, self._grace_s)):
+        async with asyncio.timeout(self._left_s):
             chunk = await self._content.readany()
-        self._waited_s += clock() - began_s
         # Of a line that never ends no more counts for its sender than a line may have.
         room = len(chunk) if b"\n" in chunk else LINE_BYTES_MAX - len(self._held)
-        self._received += max(0, min(len(chunk), room))
+        earned_s = max(0, min(len(chunk), room)) / BYTES_A_SECOND_MIN
+        self._left_s = min(self._grace_s, self._left_s - (clock() - began_s) + earned_s)
         return chunk
 
 

@@ -19,7 +19,10 @@ SPOKEN: Final = web.RequestKey("spoken", HttpVersion)
 
 _CANONICAL_PATH: Final = re.compile(r"/|(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")
 # Headers that decide something: at most one of each, in printable ASCII.
-_SINGLE: Final = ("Authorization", "Content-Type", "Expect", "Host", "Idempotency-Key", "Transfer-Encoding")
+_SINGLE: Final = frozenset(
+    {b"authorization", b"content-type", b"expect", b"host", b"idempotency-key", b"transfer-encoding"}
+)
+_NOT_PRINTABLE: Final = re.compile(rb"[^ -~]")
 
 MULTIPART: Final = "multipart/form-data"
 BOUNDARY: Final = re.compile(r'boundary=("?)([0-9A-Za-z\'()+_,./:=?-]{1,70})\1')
@@ -67,12 +70,16 @@ def _check_target(request: web.BaseRequest) -> None:
 
 
 def _check_headers(request: web.BaseRequest, header_bytes_max: int) -> None:
-    if sum(len(name) + len(value) + 4 for name, value in request.raw_headers) > header_bytes_max:
+    seen, length = set(), 0
+    for name, value in request.raw_headers:
+        length += len(name) + len(value) + 4
+        deciding = name.lower()
+        if deciding in _SINGLE:
+            if deciding in seen or _NOT_PRINTABLE.search(value):
+                raise RefusedError(HTTPStatus.BAD_REQUEST)
+            seen.add(deciding)
+    if length > header_bytes_max:
         raise RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-    for name in _SINGLE:
-        values = request.headers.getall(name, [])
-        if len(values) > 1 or not all(map(_is_printable, values)):
-            raise RefusedError(HTTPStatus.BAD_REQUEST)
     if request.headers.get("Expect", "100-continue").lower() != "100-continue":
         raise RefusedError(HTTPStatus.EXPECTATION_FAILED)
 

@@ -15,13 +15,14 @@ import structlog
 from aiohttp import web
 
 from gateway.errors import GatewayError
+from gateway.log import described
 from gateway.rules.money import ENABLED
 from gateway.rules.problems import TYPES
 from gateway.rules.staff import EVERYWHERE, PERMISSIONS, Permission, Staff
 from gateway.services.staff import StaffSessions
 from gateway.web.gate import SESSION, STAFF
 from gateway.web.problems import RETRY_AFTER_S, describe, slug_of
-from gateway.web.server import REQUEST_ID, described
+from gateway.web.server import REQUEST_ID
 
 NAVIGATION: Final = (
     ("/", "Today", Permission.HOME),

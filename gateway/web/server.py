@@ -19,12 +19,10 @@ The hooks overridden here are semi-private in aiohttp, so the tests check each o
 """
 
 import asyncio
-import logging
 import secrets
 import socket
 import ssl
 import sys
-import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from http import HTTPStatus
@@ -39,6 +37,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler, Middleware
 from structlog.typing import FilteringBoundLogger
 
+from gateway.log import described, silence_libraries
 from gateway.web.acceptor import Acceptor, Loads
 from gateway.web.head import METHODS, SPOKEN, VERSIONS, RefusedError, check_head
 
@@ -61,7 +60,6 @@ _ANSWER_HEADERS: Final = {
 }
 _DIGITS_TO_LETTERS: Final = str.maketrans("0123456789", "ghijklmnop")
 _WRITE_BUFFER_BYTES_MAX: Final = 65_536
-_FRAMES_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +161,9 @@ class SafeServer:
     async def start(self) -> None:
         """Start the application and accept connections. Raises UnsafeParserError."""
         assert_safe_parser()
-        _silence_libraries(self.log)
+        silence_libraries(self.log)
         self._streams = self.app.get(STREAMS, {})
+        self._all_headers = {**_ANSWER_HEADERS, **self.answer_headers}
         self.app.middlewares.insert(0, _whole_body(self.limits, self._streams))
         self._runner = web.AppRunner(self.app)
         await self._runner.setup()
@@ -255,7 +254,7 @@ class SafeServer:
         request = _Request(message, payload, protocol, writer, task, loop, client_max_size=size_max)
         request[REQUEST_ID] = "req_" + secrets.token_hex(16).translate(_DIGITS_TO_LETTERS)
         request[_STARTED] = loop.time()
-        request[_MORE_HEADERS] = self.answer_headers
+        request[_MORE_HEADERS] = self._all_headers
         request[SPOKEN] = spoken
         return request
 
@@ -268,13 +267,17 @@ class SafeServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The application behind the checks of the head, and every refusal."""
+        limits, types = self.limits, self._streams.get((request.method, request.path))
+        bytes_max = limits.body_bytes_max if types is None else limits.stream_bytes_max
+        taken = self.media_types if types is None else types
         try:
-            limits, types = self.limits, self._streams.get((request.method, request.path))
-            bytes_max = limits.body_bytes_max if types is None else limits.stream_bytes_max
-            check_head(request, limits.header_bytes_max, bytes_max, self.media_types if types is None else types)
+            check_head(request, limits.header_bytes_max, bytes_max, taken)
             return await self._route(request)
         except RefusedError as refused:
-            return self.refuse(refused.status)
+            answer = self.refuse(refused.status)
+            if refused.status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:  # RFC 9110 15.5.16: what would be taken
+                answer.headers["Accept"] = ", ".join(sorted(taken))
+            return answer
         except web.HTTPError as error:  # the router's 404 and 405, of a request that was read whole
             return self._constant(error.status, error.headers.get("Allow"))
 
@@ -297,7 +300,6 @@ class _Request(web.Request):
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         await super()._prepare_hook(response)
         response.headers.popall("Server", None)
-        response.headers.update(_ANSWER_HEADERS)
         response.headers.update(self[_MORE_HEADERS])
         response.headers["Request-Id"] = self[REQUEST_ID]
 
@@ -419,8 +421,11 @@ def _whole_body(limits: Limits, streams: Collection[tuple[str, str]]) -> Middlew
         if (request.method, request.path) in streams:
             return await handler(request)
         try:
-            async with asyncio.timeout(None if request.content.is_eof() else limits.body_s):
+            if request.content.is_eof():
                 await request.read()
+            else:
+                async with asyncio.timeout(limits.body_s):
+                    await request.read()
         except TimeoutError:
             raise RefusedError(HTTPStatus.REQUEST_TIMEOUT) from None
         except web.HTTPRequestEntityTooLarge:
@@ -430,21 +435,3 @@ def _whole_body(limits: Limits, streams: Collection[tuple[str, str]]) -> Middlew
         return await handler(request)
 
     return read_body
-
-
-def _silence_libraries(log: FilteringBoundLogger) -> None:
-    """Keep request bytes out of what aiohttp (cookies) and asyncio (reprs of callbacks) log by themselves."""
-    logging.getLogger("aiohttp").setLevel(logging.CRITICAL + 1)
-
-    def describe(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # What it speaks of, by the loop's own names: its texts quote what a callback was called with.
-        log.error("loop.failed", about=sorted(context), **described(context.get("exception")))
-
-    asyncio.get_running_loop().set_exception_handler(describe)
-
-
-def described(error: BaseException | None) -> dict[str, Any]:
-    """Class and places of an exception, never its message, which may quote the request."""
-    frames = traceback.walk_tb(error.__traceback__ if error else None)
-    places = ["/".join(Path(frame.f_code.co_filename).parts[-3:]) + f":{line}" for frame, line in frames]
-    return {"error": type(error).__name__, "frames": places[-_FRAMES_MAX:]}

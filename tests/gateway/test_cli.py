@@ -1,6 +1,8 @@
 """The commands of `gateway` that need no server: what they print, and with which code they end."""
 
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from gateway.cli import main
 from gateway.rules.lifecycle import diagram
 from keys.cli.actors import command_names
 from tests.gateway.test_config import MINIMAL
+from tests.gateway.web.test_server import _issue
 from tests.system import BIN
 
 
@@ -47,3 +50,44 @@ def test_help_has_an_example(command: str) -> None:
     done = CliRunner().invoke(main.app, [*command.split(), "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
     assert done.exit_code == 0
     assert f"gateway {command}" in done.output.partition("Example: ")[2]
+
+
+SIGNALLED = """
+import os, signal, sys
+sys.argv = ["gateway", "{}"]
+import gateway.cli
+assert "gateway.cli.main" not in sys.modules
+os.kill(os.getpid(), signal.SIGHUP)
+"""
+
+
+@pytest.mark.parametrize(("command", "status"), [("api", 0), ("import", -signal.SIGHUP)])
+def test_a_reload_that_comes_too_early_ends_no_api(command: str, status: int) -> None:
+    """SIGHUP before the commands are imported: the api goes on, what belongs to a terminal ends with it."""
+    done = subprocess.run([sys.executable, "-c", SIGNALLED.format(command)], timeout=30, check=False)
+    assert done.returncode == status
+
+
+@pytest.mark.parametrize(("command", "missing"), [("api", "cert"), ("admin", "key")])
+def test_a_file_for_tls_that_is_missing_is_named(tmp_path: Path, command: str, missing: str) -> None:
+    """One line with the setting, the path and what to do; as it is for a key that is another certificate's."""
+    for name in ("ca", "mine", "other"):
+        _issue(tmp_path, name, None)
+    (tmp_path / f"mine.{'pem' if missing == 'cert' else 'key'}").unlink()
+    files = f'cert = "{tmp_path}/mine.pem"\nkey = "{tmp_path}/mine.key"\n'
+    settings = tmp_path / "gateway.toml"
+    text = MINIMAL if command == "api" else MINIMAL + f"[admin]\n{files}"
+    settings.write_text(text.replace('cert = "/tls/api.pem"\nkey = "/tls/api.key"\n', files))
+    settings.chmod(0o600)
+    told = run(command, "--config", str(settings))
+    suffix = "pem" if missing == "cert" else "key"
+    (tmp_path / f"mine.{suffix}").write_bytes((tmp_path / f"other.{suffix}").read_bytes())
+    mixed = run(command, "--config", str(settings))
+
+    assert (told.returncode, mixed.returncode) == (1, 1)
+    assert told.stderr == (
+        f"gateway: {command}.{missing}: cannot read {tmp_path}/mine.{suffix} (No such file or directory);"
+        " put the PEM file there, or name another\n"
+    )
+    assert f"{command}.cert and {command}.key must be PEM" in mixed.stderr
+    assert mixed.stderr.count("\n") == 1

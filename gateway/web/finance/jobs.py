@@ -12,10 +12,10 @@ from aiohttp import web
 
 from gateway.errors import GatewayError, NotFound, Unavailable
 from gateway.formats import Kind
+from gateway.log import described
 from gateway.rules.ids import new_id
 from gateway.rules.staff import Staff
 from gateway.services.imports import Imported, Imports
-from gateway.web.server import described
 from gateway.web.upload import Upload
 
 KEPT_MAX = 64

@@ -367,6 +367,23 @@ async def test_a_stream_that_is_ended_ends_whole(quarter: Quarter, pki: Path, ho
     assert len(await bulk.tokens()) == 1
 
 
+async def test_who_was_fast_may_not_be_slow_for_ever(quarter: Quarter, pki: Path) -> None:
+    """Whoever has sent much at once, and then a byte now and then, is given up like anybody else."""
+    page = quarter.page()
+    hasty = BulkTokens(page.tokens, brands(), 0.5)
+    async with opened(quarter, page, known, bulk=hasty, pki=pki, limits=SOON) as door:
+        bulk = Bulk(quarter, door, pki)
+        reader, writer = await bulk.connect()
+        writer.write(chunked(b"{}\n" * 40_000))
+        rest = asyncio.create_task(reader.read())
+        async with asyncio.timeout(20):
+            while not rest.done():
+                writer.write(chunked(b"{"))
+                await asyncio.sleep(0.05)
+        assert (await rest).endswith(b"0\r\n\r\n")
+        await bulk.free()
+
+
 async def test_lines_are_held_back_to_the_quota(quarter: Quarter, pki: Path) -> None:
     """An application of one request a second is refused no line, but they are begun one after the other."""
 

@@ -158,7 +158,10 @@ async def test_killed_and_run_again_every_line_has_one_token(vault: Vault) -> No
 
 
 async def test_a_line_that_is_wrong_is_told_by_its_number(vault: Vault) -> None:
-    """Of CSV: what the gateway refuses, and what is no line; none of it is repeated, its neighbours are tokens."""
+    """Of CSV: what the gateway refuses, and what is no line; none of it is repeated, its neighbours are tokens.
+
+    An id that a spreadsheet would take for a formula is none in the result.
+    """
     number, good = canary(7), f"{canary(8)},12,2031,Ramona"
     lines = [
         f"1,{good}",
@@ -169,7 +172,7 @@ async def test_a_line_that_is_wrong_is_told_by_its_number(vault: Vault) -> None:
         f"{number},{number},12,2031,Ramona",
         f"7,{number},12,2031,{number}",
         "",
-        f"9,{good}",
+        f"=9,{good}",
     ]
     cards = vault.write("old.list", "id,number,exp_month,exp_year,name", *lines)
     report = json.loads(await vault.run(cards, "--format", "csv", "--usage", "single", "--json", code=1))
@@ -185,10 +188,11 @@ async def test_a_line_that_is_wrong_is_told_by_its_number(vault: Vault) -> None:
         ("7", "", "card-number-in-text"),
         ("8", "7", "card-number-in-text"),
         ("9", "", "invalid-request"),
-        ("10", "9", ""),
+        ("10", "'=9", ""),
     ]
     assert (report["tokens"], report["failed"], len(await vault.tokens())) == (2, 7, 2)
-    assert rows(result)[3]["detail"] == "Expected `int`, got `str`. (/card/exp_month)"
+    assert rows(result)[3]["detail"] == "The column `exp_month` must be 1 to 12."
+    assert rows(result)[4]["detail"] == "The card has expired. (exp_month) (exp_year)"
     dry = json.loads(await vault.run_here(cards, "--format", "csv", "--dry-run", "--json", code=1))
     assert [each["line"] for each in dry["refused"]] == [3, 4, 5, 6, 7, 8, 9]
     assert "line 6: The card has expired." in await vault.run_here(cards, "--format", "csv", "--dry-run", code=1)
@@ -196,8 +200,31 @@ async def test_a_line_that_is_wrong_is_told_by_its_number(vault: Vault) -> None:
     vault.require_silence(result)
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ("aa/bb,R,", "The column `expiry` must be MM/YY or MM/YYYY."),
+        ("13/2030,R,", "The column `expiry` must be MM/YY or MM/YYYY."),
+        ("1230,R,", "The column `expiry` must be MM/YY or MM/YYYY."),
+        ("12/2020,R,", "The card has expired. (expiry)"),
+        ("12/31,,", "The column `name` must be 1 to 100 characters."),
+        ("12/31,R,often", "The column `usage` must be single, multi or empty."),
+    ],
+)
+def test_of_csv_it_is_told_by_columns(tmp_path: Path, fields: str, told: str) -> None:
+    """What is expected of which column, and nothing of the JSON that a line becomes."""
+    cards = tmp_path / "cards.csv"
+    cards.write_text(f"number,expiry,name,usage\n{canary(1)},{fields}\n")
+    done = CliRunner().invoke(app, ["import", str(cards), "--dry-run"])
+    assert done.exit_code == 1
+    assert done.stdout.startswith(f"line 2: {told}\n")
+
+
 async def test_ndjson_is_what_the_api_takes(vault: Vault) -> None:
-    """Details and consent go along, the id stays here; a line with a code, or a key of its own, fails alone."""
+    """Details and consent go along, the id stays here; a line with a code, or a key of its own, fails alone.
+
+    One that does not say its usage has that of --usage.
+    """
     body: dict[str, Any] = {
         "name": "Ramona",
         "card": {"number": canary(1), "exp_month": 12, "exp_year": 2031},
@@ -207,16 +234,19 @@ async def test_ndjson_is_what_the_api_takes(vault: Vault) -> None:
         body | {"id": 7, "details": {"street": "12 Main St"}, "consent": "on file"},
         body | {"card": body["card"] | {"cvc": "737"}},
         body | {"idempotency_key": "mine"},
-        body | {"id": "last"},
+        {name: value for name, value in body.items() if name != "usage"} | {"id": "last"},
     ]
     cards = vault.write("cards.ndjson", *map(json.dumps, lines))
-    report = json.loads(await vault.run(cards, "--json", code=1))
+    report = json.loads(await vault.run(cards, "--usage", "single", "--json", code=1))
     told = [json.loads(line) for line in Path(report["result"]).read_text().splitlines()]
 
     assert [(row["line"], row.get("id"), "token" in row) for row in told] == [
         *((1, "7", True), (2, None, False), (3, None, False), (4, "last", True))
     ]
     assert "POST /v1/tokens" in told[1]["detail"]
+    usages = "SELECT usage FROM gateway.tokens WHERE department_id = $1 ORDER BY usage"
+    found = await vault.city.owner.fetch(usages, vault.city.department)
+    assert [row["usage"] for row in found] == ["multi", "single"]
     assert sorted(row["token"] for row in told if "token" in row) == await vault.tokens()
     vault.require_silence(Path(report["result"]))
 
@@ -227,19 +257,36 @@ async def test_who_is_turned_away_is_told_in_one_line(vault: Vault) -> None:
     wrong = await vault.run(cards, key="gwk_wrong", code=1)
     _issue(vault.folder, "other", None)
     other = await vault.run(cards, "--ca", str(vault.folder / "other.pem"), code=1)
-    nowhere = ("--result", str(vault.folder / "x"), "--patience", "0")
+    nowhere = ("--result", str(vault.folder / "x"))
     gone = await vault.run(cards, *nowhere, url=f"https://{HOST}:1", code=1)  # and no line is bound to that address
 
     assert [text.count("\n") for text in (wrong, gone, other)] == [1, 1, 1]
     assert "refuses this API key" in wrong
     assert "certificate" in other
-    assert "the connection was lost" in gone
+    assert f"nobody listens at {HOST}:1: start the gateway" in gone
     assert rows(vault.folder / "cards.csv.result.csv") == []
     vault.require_silence()
 
 
+async def test_ctrl_c_says_how_it_goes_on(vault: Vault) -> None:
+    """Exit 130, one line: where the answers are, and that the same command ends the work."""
+    cards, result = vault.write("cards.csv", *csv_lines(range(500))), vault.folder / "cards.csv.result.csv"
+    vault.quota = 50
+    process = await vault.start(cards)
+    async with asyncio.timeout(30):
+        while not result.exists() or result.read_bytes().count(b"\n") < 10:
+            await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, out) == (130, b"")
+    (line,) = err.decode().splitlines()
+    assert f"{len(rows(result))} of 500 lines are answered, in {result}. The same command goes on" in line
+    vault.heard += [out, err]
+    vault.require_silence(result)
+
+
 async def test_what_is_cut_goes_on(vault: Vault) -> None:
-    """A line that breaks again and again: each attempt goes on where the last one came to."""
+    """A line that breaks again and again, and once nobody listens: each attempt goes on where the last came to."""
     cards = vault.write("cards.csv", *csv_lines(range(400)))
     cuts = 0
 
@@ -258,9 +305,21 @@ async def test_what_is_cut_goes_on(vault: Vault) -> None:
         bytes_max = 20_000 if cuts < 4 else 10_000_000
         await asyncio.gather(pump(reader, far_writer, 10_000_000), pump(far_reader, writer, bytes_max))
 
-    async with await asyncio.start_server(serve, HOST, 0) as proxy:
-        port = proxy.sockets[0].getsockname()[1]
-        await vault.run(cards, url=f"https://{HOST}:{port}")
+    proxy = await asyncio.start_server(serve, HOST, 0)
+    port = proxy.sockets[0].getsockname()[1]
+    process = await vault.start(cards, url=f"https://{HOST}:{port}")
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        while cuts == 0:
+            await asyncio.sleep(0.01)
+        proxy.close()
+        told = [await process.stderr.readline() for _ in range(2)]
+        async with await asyncio.start_server(serve, HOST, port):
+            out, err = await process.communicate()
+    vault.heard += [out, *told, err]
+    assert process.returncode == 0
+    assert b"the connection was lost; trying again, for " in told[0]
+    assert f"nobody listens at {HOST}:{port} any more; trying again, for ".encode() in told[1]
     assert cuts == 4
     assert sorted(row["token"] for row in rows(vault.folder / "cards.csv.result.csv")) == await vault.tokens()
     assert len(await vault.tokens()) == 400

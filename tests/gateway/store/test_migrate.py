@@ -155,7 +155,7 @@ async def populate_0002(owner: asyncpg.Connection, department: str) -> None:
 async def test_old_charges_are_movements_now(postgres: Postgres) -> None:
     """Each old charge has one sale, under its own reference and key, that stands where the charge stood."""
     async with at_0002(postgres) as (name, owner):
-        assert await migrate(owner) == 3
+        assert await migrate(owner) == 4
         database = await Database.open(postgres.arguments() | {"database": name}, 2)
         store = Ledger(database)
         for charge_id, (state, amount, _, code) in OLD.items():
