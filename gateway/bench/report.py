@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.bench.course import LATENCY, Results, Window, percentile
+from gateway.bench.layers import LAYERS, PRODUCT
+from gateway.bench.profile import Part
 from gateway.bench.soak import Soak
 
 
@@ -45,6 +47,31 @@ class Ratio(msgspec.Struct, frozen=True):
     met: bool
 
 
+class Side(msgspec.Struct, frozen=True):
+    """Medians of the windows with a layer, or of those without: a second, and µs of CPU a token."""
+
+    rate: float
+    server_us: float
+    postgres_us: float
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a layer costs. Ratios are of rates within a round, with it ÷ without it: median, lowest, highest.
+
+    `cost_us` is what it adds to the CPU of a token, of server and PostgreSQL together, the rounds' median; `share`
+    is that of all that a token takes of the product as it is.
+    """
+
+    name: str
+    ratio: float
+    lowest: float
+    highest: float
+    with_it: Side
+    without: Side
+    cost_us: float
+    share: float
+
+
 def windows_of(subjects: Iterable[str]) -> Sequence[str]:
     """The windows that these subjects take, yardsticks included, in the order of a round."""
     wanted = set(subjects)
@@ -79,6 +106,36 @@ def growth_targets(sizes: Sequence[int]) -> list[Target]:
     ]
 
 
+def costs(rounds: Sequence[Mapping[str, Window]]) -> list[Cost]:
+    """Of the layers that at least one round can tell."""
+    found = []
+    for layer in LAYERS:
+        pairs = [
+            (one[layer.with_it], one[layer.without])
+            for one in rounds
+            if layer.with_it in one and layer.without in one
+        ]
+        if pairs:
+            quotients = [on.rate / off.rate for on, off in pairs]
+            spread = statistics.median(quotients), min(quotients), max(quotients)
+            cost_us = statistics.median(_cpu_us(on) - _cpu_us(off) for on, off in pairs)
+            with_it, without = (_side(windows) for windows in zip(*pairs, strict=True))
+            product = with_it if layer.with_it == PRODUCT else without
+            share = cost_us / max(1.0, product.server_us + product.postgres_us)
+            found.append(Cost(layer.name, *spread, with_it, without, cost_us, share))
+    return found
+
+
+def _cpu_us(window: Window) -> float:
+    """A request; milliseconds a thousand are just that."""
+    return sum(window.cpu_ms.get(group, 0.0) for group in GROUPS)
+
+
+def _side(windows: Sequence[Window]) -> Side:
+    used = (statistics.median(one.cpu_ms.get(group, 0.0) for one in windows) for group in GROUPS)
+    return Side(statistics.median(one.rate for one in windows), *used)
+
+
 def as_json(results: Results) -> dict[str, Any]:
     """For a machine: all rounds, too."""
     return {
@@ -86,6 +143,16 @@ def as_json(results: Results) -> dict[str, Any]:
         "ratios": msgspec.to_builtins(ratios(results.rounds)),
         "latency_ms": latency_ms(results),
         "bytes_per_token": bytes_per_token(results),
+        "missing": results.missing,
+        "rounds": msgspec.to_builtins(results.rounds),
+    }
+
+
+def costs_as_json(results: Results) -> dict[str, Any]:
+    """The same of a run that compares layers."""
+    return {
+        "cores": os.cpu_count(),
+        "layers": msgspec.to_builtins(costs(results.rounds)),
         "missing": results.missing,
         "rounds": msgspec.to_builtins(results.rounds),
     }
@@ -115,13 +182,45 @@ def lines(results: Results) -> list[str]:
     if sizes := bytes_per_token(results):
         told += ["", f"bytes stored per token: {sum(sizes.values()):,.0f}"]
         told += [f"  {name:<44}{size:8,.0f}" for name, size in sizes.items()]
-    told += [f"{name}: {why}" for name, why in results.missing.items()]
-    return told
+    return told + missing_lines(results)
 
 
 def round_lines(rounds: Sequence[Mapping[str, Window]], found: Sequence[Ratio]) -> list[str]:
     """Ratios, then what they were made of."""
-    return [f"{os.cpu_count()} cores, {len(rounds)} rounds", "", *ratio_lines(found), "", *rate_lines(rounds)]
+    return [_heading(rounds), "", *ratio_lines(found), "", *rate_lines(rounds)]
+
+
+def cost_lines(results: Results) -> list[str]:
+    """A table of layers, each with it and without it: rates, CPU a token, and the difference."""
+    head = f"{'medians of the rounds':<36}{'with ÷ without':>14}  {'spread':<11}{'per s: with, without':>22}"
+    told = [
+        f"{_heading(results.rounds)}; POST /v1/tokens, CPU in µs a token, with the layer and without it",
+        "",
+        f"{head}{'server':>14}{'PostgreSQL':>14}{'cost':>8}{'of CPU':>9}",
+    ]
+    for one in costs(results.rounds):
+        on, off = one.with_it, one.without
+        told.append(
+            f"{one.name:<36}{one.ratio:14.2f}  {f'{one.lowest:.2f}-{one.highest:.2f}':<11}"
+            f"{f'{on.rate:,.0f}, {off.rate:,.0f}':>22}{f'{on.server_us:.0f}, {off.server_us:.0f}':>14}"
+            f"{f'{on.postgres_us:.0f}, {off.postgres_us:.0f}':>14}{one.cost_us:+8.0f}{one.share:+9.0%}"
+        )
+    return told + missing_lines(results)
+
+
+def part_lines(parts: Sequence[Part]) -> list[str]:
+    """A table of where a token's CPU time goes, the largest first."""
+    told = [f"CPU time of POST /v1/tokens in the api: {sum(part.us for part in parts):.0f} µs", ""]
+    return told + [f"{part.name:<36}{part.us:8.0f} µs{part.share:8.0%}" for part in parts]
+
+
+def missing_lines(results: Results) -> list[str]:
+    """What could not be measured, and why."""
+    return [f"not measured: {name}: {why}" for name, why in results.missing.items()]
+
+
+def _heading(rounds: Sequence[object]) -> str:
+    return f"{os.cpu_count()} cores, {len(rounds)} round{'' if len(rounds) == 1 else 's'}"
 
 
 def ratio_lines(found: Sequence[Ratio]) -> list[str]:

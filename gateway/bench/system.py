@@ -164,10 +164,14 @@ class System:
         finally:
             await superuser.close()
 
-    async def checkpoint(self) -> None:
-        """So that no window pays for what the tables were filled with."""
+    async def settle(self) -> None:
+        """What PostgreSQL does by itself within minutes: statistics for its plans, and pages written out.
+
+        So no window pays for what the tables were filled with, or finds a table that is thought to be empty.
+        """
         superuser = await self.postgres.connect_superuser()
         try:
+            await superuser.execute(self.sql.analyze)
             await superuser.execute(self.sql.checkpoint)
         finally:
             await superuser.close()
@@ -298,9 +302,9 @@ async def running(folder: Path, workers: int) -> AsyncIterator[System]:
 
 
 @asynccontextmanager
-async def generating(folder: Path) -> AsyncIterator[Generator]:
-    """The generator of load, started."""
-    child = Child("load", [sys.executable, "-m", "gateway.bench.load"], folder, pipes=True)
+async def generating(folder: Path, module: str = "load") -> AsyncIterator[Generator]:
+    """A generator of load, started: `load`, or `pages`."""
+    child = Child(module, [sys.executable, "-m", f"gateway.bench.{module}"], folder, pipes=True)
     await child.start()
     try:
         yield Generator(child)

@@ -16,6 +16,8 @@ from gateway.bench import plot as drawing
 from gateway.bench import report
 from gateway.bench.course import Course, Moved, Plan
 from gateway.bench.growth import compare_sizes
+from gateway.bench.layers import WINDOWS, enter_layers
+from gateway.bench.profile import where_it_goes
 from gateway.bench.soak import SAMPLE_S, soak
 from gateway.bench.system import BenchFailed, generating, running
 from gateway.cli.options import AsJson
@@ -24,6 +26,18 @@ from keys.cli.bench import tell
 from keys.cli.pace import pace
 
 SIZES_MIN = 2
+
+
+class Client(StrEnum):
+    """Who sends the load: our own generator, which costs next to nothing, or aiohttp's client."""
+
+    LEAN = "lean"
+    AIOHTTP = "aiohttp"
+
+    @property
+    def module(self) -> str:
+        """The generator's."""
+        return "load" if self is Client.LEAN else "pages"
 
 
 class Subject(StrEnum):
@@ -46,6 +60,9 @@ def bench(
     soak_minutes: Annotated[
         float | None, typer.Option("--soak", help="Instead: so many minutes at half of the peak.", min=0.1)
     ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Instead: what each safety layer costs.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Instead: where a token's CPU time goes.")] = False,
+    client: Annotated[Client, typer.Option(help="Who sends the load.")] = Client.LEAN,
     workers: Annotated[int, typer.Option(help="Workers of the gateway.", min=1, max=64)] = 1,
     bulk_lines: Annotated[int, typer.Option(help="Cards in a stream.", min=1, max=1_000_000)] = 20_000,
     wraps: Annotated[int, typer.Option(help="Data keys that a rewrap moves.", min=2, max=10_000_000)] = 50_000,
@@ -59,6 +76,14 @@ def bench(
 
     Example: gateway bench --only tokens --rounds 5 --plot ratios.svg
     """
+    asked = {
+        "--growth": growth is not None,
+        "--soak": soak_minutes is not None,
+        "--layers": layers,
+        "--profile": profile,
+        "--only": bool(only),
+    }
+    _require_one_run([name for name, is_asked in asked.items() if is_asked], workers, plot)
     plan = Plan(report.windows_of(only or Subject), rounds, seconds, tokens, bulk_lines, wraps, workers)
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         folder = Path(name)
@@ -68,8 +93,12 @@ def bench(
                 told, lines, found = asyncio.run(_growth(folder, plan, _sizes(growth)))
             elif soak_minutes is not None:
                 told, lines, found = asyncio.run(_soak(folder, plan, soak_minutes * 60))
+            elif layers:
+                told, lines, found = asyncio.run(_layers(folder, plan))
+            elif profile:
+                told, lines, found = asyncio.run(_profile(folder, plan))
             else:
-                told, lines, found = asyncio.run(_rounds(folder, plan))
+                told, lines, found = asyncio.run(_rounds(folder, plan, client))
         except (EmbeddedError, asyncpg.PostgresError) as error:
             raise BenchFailed(str(error) if isinstance(error, EmbeddedError) else type(error).__name__) from None
     tell(as_json, told, *lines)
@@ -83,11 +112,11 @@ Told = tuple[dict[str, Any], list[str], list[report.Ratio]]
 """For a machine, for people, for a drawing."""
 
 
-async def _rounds(folder: Path, plan: Plan) -> Told:
+async def _rounds(folder: Path, plan: Plan, client: Client) -> Told:
     steps = len(plan.windows) * (plan.rounds + 1) + plan.tokens
     with pace("Measuring", steps) as keeping:
         async with AsyncExitStack() as stack:
-            course = await _course(stack, folder, plan, keeping.moved)
+            course = await _course(stack, folder, plan, keeping.moved, client)
             results = await course.run(keeping.moved)
     return report.as_json(results), report.lines(results), report.ratios(results.rounds)
 
@@ -108,11 +137,39 @@ async def _soak(folder: Path, plan: Plan, seconds: float) -> Told:
     return msgspec.to_builtins(seen), report.soak_lines(seen), []
 
 
-async def _course(stack: AsyncExitStack, folder: Path, plan: Plan, moved: Moved) -> Course:
+async def _layers(folder: Path, plan: Plan) -> Told:
+    plan = msgspec.structs.replace(plan, windows=WINDOWS)
+    with pace("Measuring", len(WINDOWS) * (plan.rounds + 1) + plan.tokens) as keeping:
+        async with AsyncExitStack() as stack:
+            course = await _course(stack, folder, plan, keeping.moved)
+            await enter_layers(course, stack)
+            results = await course.run(keeping.moved)
+    return report.costs_as_json(results), report.cost_lines(results), []
+
+
+async def _profile(folder: Path, plan: Plan) -> Told:
+    async with running(folder, plan.workers) as system, generating(folder) as generator:
+        parts = await where_it_goes(system, generator, plan.seconds)
+    return {"parts": [part._asdict() for part in parts]}, report.part_lines(parts), []
+
+
+async def _course(
+    stack: AsyncExitStack, folder: Path, plan: Plan, moved: Moved, client: Client = Client.LEAN
+) -> Course:
     system = await stack.enter_async_context(running(folder, plan.workers))
-    course = Course(system, await stack.enter_async_context(generating(folder)), plan)
+    course = Course(system, await stack.enter_async_context(generating(folder, client.module)), plan)
     await course.prepare(stack, moved)
     return course
+
+
+def _require_one_run(asked: list[str], workers: int, plot: Path | None) -> None:
+    """Refuse what cannot be asked for together; raises `typer.BadParameter`."""
+    if len(asked) > 1:
+        raise typer.BadParameter(f"{' and '.join(asked)} are runs of their own: ask for one of them")
+    if plot is not None and {"--soak", "--layers", "--profile"} & set(asked):
+        raise typer.BadParameter(f"{asked[0]} has no ratios with targets to draw", param_hint="--plot")
+    if workers > 1 and {"--layers", "--profile"} & set(asked):
+        raise typer.BadParameter(f"{asked[0]} looks at one worker", param_hint="--workers")
 
 
 def _sizes(text: str) -> list[int]:
