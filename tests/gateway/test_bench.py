@@ -19,12 +19,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.bench import demand, load, machine, plot, report
+from gateway.bench import demand, load, machine, pages, plot, report
 from gateway.bench.certificates import certify
 from gateway.bench.course import Results, Window, percentile, require_status
 from gateway.bench.load import Job, Target, Told
+from gateway.bench.profile import Part
 from gateway.bench.soak import Sample, slope_per_h
-from gateway.bench.system import BenchFailed
+from gateway.bench.system import BenchFailed, free_port
 from gateway.rules.card import Brands
 from gateway.web.server import tls_context
 from tests.cards import CANARY, PUBLISHED, TRIGGERS, with_check_digit
@@ -50,7 +51,7 @@ def where(port: int, tls: Path) -> Target:
 
 
 @contextmanager
-def serving(tls: Path, answer: Answer) -> Iterator[Target]:
+def serving(tls: Path, answer: Answer, hear: Callable[[bytes], object] = len) -> Iterator[Target]:
     """A server that takes one connection and answers each of its requests so, and how to reach it."""
     context = tls_context(tls / "server.pem", tls / "server.key", tls / "ca.pem")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -61,7 +62,8 @@ def serving(tls: Path, answer: Answer) -> Iterator[Target]:
             # Whoever hangs up, of the two, may be met in the middle of something.
             with suppress(OSError), plain, context.wrap_socket(plain, server_side=True) as connection:
                 number = 0
-                while connection.recv(65_536):
+                while heard := connection.recv(65_536):
+                    hear(heard)
                     answer(connection, number)
                     number += 1
 
@@ -102,6 +104,48 @@ def test_a_window_has_one_answer_at_least(tls: Path) -> None:
 
     assert (told.answers, told.sent) == ({201: 1}, 1)
     assert told.seconds > 0
+
+
+def test_pages_of_aiohttps_client_count_just_as_well(tls: Path) -> None:
+    """They send what they were given, whole; what makes the connections counts nowhere."""
+    heard: list[bytes] = []
+
+    def answer(connection: ssl.SSLSocket, number: int) -> None:
+        connection.send(OK if number % 3 else OK.replace(b"201 Created", b"503 Busy"))
+
+    with serving(tls, answer, heard.append) as target:
+        request = demand.post("/v1/tokens", b"{}", authorization="Bearer key")
+        told = pages.run(Job(target, [request] * 10, 1, 60))
+
+    assert told.failed == ""
+    assert (told.answers, told.sent) == ({201: 6, 503: 3}, 9)
+    assert (len(told.latency_s), told.sample) == (9, b"ok")
+    assert len(heard) == 10
+    assert all(b"Authorization: Bearer key".lower() in one.lower() and one.endswith(b"\r\n\r\n{}") for one in heard)
+
+
+def test_a_server_that_is_gone_is_no_figure_of_pages_either(tls: Path) -> None:
+    """What the client raises is told by its kind."""
+    told = pages.run(Job(where(free_port(), tls), [demand.post("/", b"")], 1, 60))
+    assert (told.failed, told.answers) == ("ClientConnectorError", {})
+
+
+def test_time_counts_for_the_innermost_part(tmp_path: Path) -> None:
+    """What runs in keys/ counts for the keys, whoever called it; what no part knows is `else`."""
+    busy = "from keys.primitives import context\nfor _ in range(150_000): context('a', 1, b'b')"
+    script = f"from pathlib import Path\nfrom gateway.bench.profile import watch\nwatch(Path('found'))\n{busy}"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=60)
+
+    looks = msgspec.json.decode((tmp_path / "found").read_bytes(), type=dict[str, int])
+    assert set(looks) <= {"keys: envelope, fingerprint, MACs", "else"}
+    assert looks["keys: envelope, fingerprint, MACs"] > 10
+
+
+def test_the_parts_add_up() -> None:
+    """The table of a profile says all of a token's time, the largest part first."""
+    first, _, *parts = report.part_lines([Part("keys", 0.75, 150.0), Part("else", 0.25, 50.0)])
+    assert first.endswith("200 µs")
+    assert [line.split() for line in parts] == [["keys", "150", "µs", "75%"], ["else", "50", "µs", "25%"]]
 
 
 def test_an_answer_may_come_in_pieces(tls: Path) -> None:
