@@ -152,11 +152,13 @@ class DataDirectory:
 class EmbeddedPostgres:
     """A PostgreSQL in `home/postgres`, for the one launcher that owns the home; logs to `home/log/postgresql.log`.
 
-    It may be started again after a stop, and after `wait` has told that the server ended by itself.
+    It may be started again after a stop, and after `wait` has told that the server ended by itself. `settings`, each
+    `name=value`, go beyond those that it always has.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, settings: Sequence[str] = ()) -> None:
         self._home = home.resolve()
+        self._settings = settings
         self._root = self._home / "postgres"
         self._data = DataDirectory(self._root / "data")
         self._log = self._home / "log" / "postgresql.log"
@@ -280,7 +282,7 @@ class EmbeddedPostgres:
             f"hba_file={self._root / 'pg_hba.conf'}",
             f"ident_file={self._root / 'pg_ident.conf'}",
         )
-        options = [f"--{setting}" for setting in (*SETTINGS, *places)]
+        options = [f"--{setting}" for setting in (*self._settings, *SETTINGS, *places)]
         self._log.parent.mkdir(mode=0o700, exist_ok=True)
         with _opened(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as log:  # inherited: needs no way to it
             os.fchown(log, account.pw_uid, account.pw_gid)

@@ -40,6 +40,7 @@ READY_S = 60.0
 STOP_S = 20.0
 PASSWORD_BYTES = 24
 POLL_S = 0.05
+MEBIBYTE = 1 << 20
 
 
 class BenchFailed(GatewayError):
@@ -138,7 +139,7 @@ class System:
         self.workers = workers
         self.secrets = folder / "secrets"
         self.tls = folder / "tls"
-        self.postgres = EmbeddedPostgres(folder)
+        self.postgres = EmbeddedPostgres(folder, server_settings())
         self.sql = load_queries("gateway.bench", "bench.sql")
         self.dsn = ""
         self.api_key = ""
@@ -323,6 +324,17 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
+
+
+def server_settings() -> tuple[str, ...]:
+    """PostgreSQL sized as for a city's vault, of which others may run beside it: an eighth of the memory.
+
+    Ids are random, so pages are changed all over an index, and each is written whole after a checkpoint: hence few of
+    those, and compressed.
+    """
+    memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MEBIBYTE
+    buffers = f"shared_buffers={memory_mib // 8}MB"
+    return buffers, "max_wal_size=16GB", "checkpoint_timeout=15min", "wal_compression=on"
 
 
 def _environment(folder: Path) -> dict[str, str]:

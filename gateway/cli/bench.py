@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import tempfile
 from contextlib import AsyncExitStack
 from enum import StrEnum
@@ -84,6 +85,7 @@ def bench(
         "--only": bool(only),
     }
     _require_one_run([name for name, is_asked in asked.items() if is_asked], workers, plot)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: all ends, and the folder is removed
     plan = Plan(report.windows_of(only or Subject), rounds, seconds, tokens, bulk_lines, wraps, workers)
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         folder = Path(name)
