@@ -55,8 +55,14 @@ def require_tls_files(section: str, listener: ApiSection | AdminSection | StubSe
             except OSError as error:
                 told = f"cannot read {path} ({error.strerror}); put the PEM file there, or name another"
                 raise SettingsRefused(f"{section}.{name}: {told}") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if (authorities := getattr(listener, "client_ca", None)) is not None:
+        try:
+            context.load_verify_locations(authorities)
+        except (OSError, ValueError):
+            raise SettingsRefused(f"{section}.client_ca must be PEM of certificates: {authorities}") from None
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(listener.cert, listener.key, password="")
+        context.load_cert_chain(listener.cert, listener.key, password="")
     except (OSError, ValueError):
         raise SettingsRefused(
             f"{section}.cert and {section}.key must be PEM of a certificate and its own key, without passphrase:"

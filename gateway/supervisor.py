@@ -15,7 +15,6 @@ ports, root and the number of workers, stays as it is until the parent itself is
 """
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -33,8 +32,8 @@ from keys.root import Ask, RootKey
 from keys.root_relay import relay
 from keys.roots import open_root
 
-READY_S = 60.0
-"""For one that is starting, beside no more of them than there are cores: how many there will be does not matter."""
+READY_S, READY_EACH_S = 60.0, 3.0
+"""For one that is starting, and more for each that may be starting beside it: they share the machine."""
 FAIL_S = 5.0
 END_S = 40.0
 """Longer than a worker takes over its grace and its last requests."""
@@ -71,10 +70,10 @@ class Worker:
     relaying: asyncio.Task[None]
     since_s: float
 
-    async def is_ready(self) -> bool:
-        """Wait until it serves; False when it ends instead, or takes too long."""
+    async def is_ready(self, within_s: float) -> bool:
+        """Wait until it serves; False when it ends instead, or takes longer."""
         try:
-            async with asyncio.timeout(READY_S):
+            async with asyncio.timeout(within_s):
                 return await asyncio.get_running_loop().sock_recv(self.line, 1) == READY
         except (TimeoutError, OSError):
             return False
@@ -125,7 +124,7 @@ class Crew:
         self._root = root
         self._log = log
         self._alive: set[Worker] = set()
-        self._starting = asyncio.Semaphore(os.cpu_count() or 1)
+        self._ready_s = READY_S + READY_EACH_S * len(posts)
 
     async def serve(self) -> bool:
         """Fill the posts and keep them filled; returns, False, only when the first worker could not begin."""
@@ -189,18 +188,14 @@ class Crew:
         return True
 
     async def _begun(self, post: Post) -> Worker | None:
-        """A new worker that is ready; None for one that failed, which has ended. A start waits for a core."""
-        async with self._starting:
-            return await self._started(post)
-
-    async def _started(self, post: Post) -> Worker | None:
+        """A new worker that is ready; None for one that failed, which has ended."""
         try:
             worker = await self._spawned(post)
         except OSError as error:  # no memory, no descriptor, no interpreter at this moment
             self._log.error("worker.failed", worker=post.number, error=type(error).__name__)
             return None
         self._alive.add(worker)
-        if await worker.is_ready():
+        if await worker.is_ready(self._ready_s):
             self._log.info("worker.ready", worker=post.number)
             return worker
         status = await worker.end(FAIL_S)

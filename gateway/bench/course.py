@@ -23,6 +23,8 @@ from gateway.clock import SystemClock
 
 IN_FLIGHT = 64
 CREATED = 201
+FIRST_IN_FLIGHT, FIRST_TOKENS = 8, 16
+"""Before anything counts; a token shows what its rows look like."""
 POOL_OF_TOKENS = 1_000
 """So many tokens are charged, in no order: two charges of one token seldom meet."""
 RATE_GUESS = 4_000.0
@@ -98,8 +100,8 @@ class Course:
         stack.push_async_callback(self._owner.close)
         render = demand.tokens(system.api_key)
         target = system.target(system.port, server=system.api.process.pid)
-        made = POOL_OF_TOKENS if "charges" in plan.windows else 1
-        first = await self.generator.run(Job(target, demand.many(render, made), 8, 60))
+        made = POOL_OF_TOKENS if "charges" in plan.windows else FIRST_TOKENS
+        first = await self.generator.run(Job(target, demand.many(render, made), FIRST_IN_FLIGHT, 60))
         require_status(first, CREATED)
         answer = first.sample.decode()
         token_ids = [row["token_id"] for row in await self._owner.fetch(system.sql.tokens, POOL_OF_TOKENS)]

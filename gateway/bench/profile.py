@@ -53,14 +53,16 @@ async def where_it_goes(system: System, generator: Generator, seconds: float) ->
     found = system.folder / "profile.json"
     await system.api.stop()
     system.api = Child("profile", [sys.executable, "-m", STARTING_UP, str(found)], system.folder)
-    await system.api.start(system.port)
-    target = system.target(system.port, server=system.api.process.pid)
-    for _ in range(2):
-        requests = demand.many(demand.tokens(system.api_key), round(RATE_MAX * seconds))
-        told = await generator.run(Job(target, requests, IN_FLIGHT, seconds))
-        require_status(told, CREATED)
+    try:
+        await system.api.start(system.port)
+        target = system.target(system.port, server=system.api.process.pid)
+        for _ in range(2):
+            requests = demand.many(demand.tokens(system.api_key), round(RATE_MAX * seconds))
+            told = await generator.run(Job(target, requests, IN_FLIGHT, seconds))
+            require_status(told, CREATED)
+    finally:
+        await system.api.stop()
     us = 1e6 * told.cpu_s["server"] / told.sent
-    await system.api.stop()
     looks = Counter(msgspec.json.decode(found.read_bytes(), type=dict[str, int]))
     if not looks:
         raise BenchFailed("nothing was seen at work")

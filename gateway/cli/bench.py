@@ -84,7 +84,7 @@ def bench(
         "--profile": profile,
         "--only": bool(only),
     }
-    _require_one_run([name for name, is_asked in asked.items() if is_asked], workers, plot)
+    _require_one_run([name for name, is_asked in asked.items() if is_asked], workers, plot, client)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: all ends, and the folder is removed
     plan = Plan(report.windows_of(only or Subject), rounds, seconds, tokens, bulk_lines, wraps, workers)
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
@@ -164,12 +164,16 @@ async def _course(
     return course
 
 
-def _require_one_run(asked: list[str], workers: int, plot: Path | None) -> None:
+def _require_one_run(asked: list[str], workers: int, plot: Path | None, client: Client) -> None:
     """Refuse what cannot be asked for together; raises `typer.BadParameter`."""
     if len(asked) > 1:
         raise typer.BadParameter(f"{' and '.join(asked)} are runs of their own: ask for one of them")
     if plot is not None and {"--soak", "--layers", "--profile"} & set(asked):
         raise typer.BadParameter(f"{asked[0]} has no ratios with targets to draw", param_hint="--plot")
+    if plot is not None and not plot.parent.is_dir():
+        raise typer.BadParameter("its folder is not there", param_hint="--plot")
+    if client is not Client.LEAN and asked and asked != ["--only"]:
+        raise typer.BadParameter(f"{asked[0]} sends its load by itself", param_hint="--client")
     if workers > 1 and {"--layers", "--profile"} & set(asked):
         raise typer.BadParameter(f"{asked[0]} looks at one worker", param_hint="--workers")
 

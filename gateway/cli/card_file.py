@@ -111,6 +111,8 @@ class CardFile:
         with self.path.open("rb") as file:
             if self._columns:
                 _raw(file)
+            elif file.peek(len(BOM)).startswith(BOM):
+                file.seek(len(BOM))
             first = 2 if self._columns else 1
             for number, raw in enumerate(_raws(file), first):
                 if number - first >= skip:
@@ -188,8 +190,8 @@ def _columns(header: bytes) -> tuple[str, ...]:
     needed = [NEEDED | expiry for expiry in EXPIRY]
     if len(set(columns)) != len(columns) or frozenset(columns) - OPTIONAL not in needed:
         raise SettingsRefused(
-            "the first line must name the columns: number, name, and either expiry or exp_month and exp_year;"
-            " usage, consent and id may be there, and nothing else"
+            "the first line must name the columns, in UTF-8 and separated by commas: number, name, and either expiry"
+            " or exp_month and exp_year; usage, consent and id may be there, and nothing else"
         )
     return columns
 

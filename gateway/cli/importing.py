@@ -133,7 +133,9 @@ class Importer:
         attempt = _Attempt(self._cards, self._result, self._keeping)
         headers = {"Content-Type": NDJSON}
         try:
-            async with self._session.post(PATH, data=attempt.lines(), headers=headers) as response:
+            # Cards follow nobody to another place: a redirect is an answer like any other that is not 200.
+            post = self._session.post(PATH, data=attempt.lines(), headers=headers, allow_redirects=False)
+            async with post as response:
                 self._found = True
                 if response.status != 200:  # noqa: PLR2004 - every other one is of the whole stream
                     _require_again(response.status)
@@ -143,14 +145,18 @@ class Importer:
                     await attempt.settle(map(_read, whole))
         except _Interrupted as error:
             return str(error)
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError):
-            raise ImportStopped("the gateway's certificate is not one that --ca vouches for") from None
+        except aiohttp.ClientConnectorCertificateError:
+            told = "the gateway's certificate is not for this host, is out of date, or not one that --ca vouches for"
+            raise ImportStopped(told) from None
+        except aiohttp.ClientConnectorSSLError:
+            raise ImportStopped("no TLS that this client takes is spoken there: is --url right?") from None
         except aiohttp.ConnectionTimeoutError:
             return "the gateway does not answer"
         except aiohttp.ClientConnectorError as error:
-            if isinstance(error.os_error, ConnectionRefusedError | socket.gaierror):
+            if isinstance(error.os_error, ConnectionRefusedError):
                 return self._nobody(f"{error.host}:{error.port}")
-            return "no connection could be made"
+            unknown = isinstance(error.os_error, socket.gaierror)
+            return "the gateway's host is not known by this name" if unknown else "no connection could be made"
         except (aiohttp.ClientError, OSError):
             return "the connection was lost"
         finally:
@@ -247,6 +253,8 @@ def import_cards(
         )
     if usage not in {"single", "multi"}:
         raise typer.BadParameter("single or multi", param_hint="--usage")
+    if not cards.is_file():
+        raise typer.BadParameter("a file, not a pipe: it is read more than once", param_hint="FILE")
     source = CardFile(cards, form, usage)
     if dry_run:
         _tell_dry(as_json, source)
@@ -274,7 +282,7 @@ def import_cards(
 async def _import(
     cards: CardFile, result: ResultFile, url: str, api_key_file: Path, tls: ssl.SSLContext, patience_s: float
 ) -> float:
-    headers = {"Authorization": f"Bearer {read_private_line(api_key_file).reveal()}"}
+    headers = {"Authorization": f"Bearer {_printable(api_key_file)}"}
     connector = aiohttp.TCPConnector(ssl=tls)
     session = aiohttp.ClientSession(url, connector=connector, headers=headers, timeout=TIMEOUT)
     async with session:
@@ -337,14 +345,25 @@ def _configured(config: str | None) -> str:
     return f"https://{api.host}:{api.port}"
 
 
+def _printable(api_key_file: Path) -> str:
+    key = read_private_line(api_key_file).reveal()
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsRefused(f"--api-key-file: {api_key_file} must hold the key, on one line, and nothing else")
+    return key
+
+
 def _is_address(url: str) -> bool:
     try:
-        return URL.fullmatch(url) is not None and urlsplit(url).port != 0
-    except ValueError:  # a port that there is not
+        address = urlsplit(url)
+        name = (address.hostname or "").encode("idna")
+        return URL.fullmatch(url) is not None and address.port != 0 and bool(name.strip(b"."))
+    except ValueError:  # a port, or a name, that cannot be
         return False
 
 
 def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    if key is not None and cert is None:
+        raise typer.BadParameter("a key is of a certificate: name that, too", param_hint="--cert")
     try:
         tls = ssl.create_default_context(cafile=ca)
         if cert is not None:

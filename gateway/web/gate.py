@@ -10,7 +10,6 @@ session knows, and comes from a page of ours.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from http import HTTPStatus
 from typing import Final, Literal, Protocol
 
 from aiohttp import web
@@ -137,7 +136,7 @@ class Gate:
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             if request.body_exists and request.content_type not in (route.files or {route.media_type}):
-                raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+                raise RefusedError.media_type(route.files or {route.media_type})
             request[QUERY] = _asked(request, route)
             if route.is_page and route.method not in SAFE_METHODS:
                 _require_own_page(request)

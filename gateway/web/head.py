@@ -5,7 +5,9 @@ word of the request; the server then closes the connection.
 """
 
 import re
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final
 
 from aiohttp import web
@@ -30,11 +32,17 @@ BOUNDARY: Final = re.compile(r'boundary=("?)([0-9A-Za-z\'()+_,./:=?-]{1,70})\1')
 
 
 class RefusedError(Exception):
-    """A gate refuses the request: answer `status` and close."""
+    """A gate refuses the request: answer `status`, with these headers, and close."""
 
-    def __init__(self, status: HTTPStatus) -> None:
+    def __init__(self, status: HTTPStatus, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(status)
         self.status = status
+        self.headers = headers
+
+    @classmethod
+    def media_type(cls, taken: Collection[str]) -> "RefusedError":
+        """415, and which types would be taken (RFC 9110 15.5.16)."""
+        return cls(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, {"Accept": ", ".join(sorted(taken))})
 
 
 def check_head(
@@ -89,8 +97,10 @@ def _check_body(request: web.BaseRequest, body_bytes_max: int, media_types: froz
     plain = parameter.strip().replace('"', "") in {"", "charset=utf-8"}
     if media_type.strip() == MULTIPART:
         plain = BOUNDARY.fullmatch(parameter.strip()) is not None
-    if media_type.strip() not in media_types or not plain or "Content-Encoding" in request.headers:
-        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+    if "Content-Encoding" in request.headers:
+        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, {"Accept-Encoding": "identity"})
+    if media_type.strip() not in media_types or not plain:
+        raise RefusedError.media_type(media_types)
     if (request.content_length or 0) > body_bytes_max:
         raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 

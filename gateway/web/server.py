@@ -267,16 +267,14 @@ class SafeServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The application behind the checks of the head, and every refusal."""
-        limits, types = self.limits, self._streams.get((request.method, request.path))
-        bytes_max = limits.body_bytes_max if types is None else limits.stream_bytes_max
-        taken = self.media_types if types is None else types
         try:
-            check_head(request, limits.header_bytes_max, bytes_max, taken)
+            limits, types = self.limits, self._streams.get((request.method, request.path))
+            bytes_max = limits.body_bytes_max if types is None else limits.stream_bytes_max
+            check_head(request, limits.header_bytes_max, bytes_max, self.media_types if types is None else types)
             return await self._route(request)
         except RefusedError as refused:
             answer = self.refuse(refused.status)
-            if refused.status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:  # RFC 9110 15.5.16: what would be taken
-                answer.headers["Accept"] = ", ".join(sorted(taken))
+            answer.headers.update(refused.headers)
             return answer
         except web.HTTPError as error:  # the router's 404 and 405, of a request that was read whole
             return self._constant(error.status, error.headers.get("Allow"))

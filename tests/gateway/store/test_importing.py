@@ -339,6 +339,22 @@ async def test_a_corrected_file_is_another_import(vault: Vault) -> None:
     assert len(await vault.tokens()) == 2 + 3
 
 
+async def test_what_is_no_file_and_what_is_no_key_are_refused(vault: Vault) -> None:
+    """A pipe is read once only, a key with more behind it fits into no header, some names cannot be."""
+    pipe, cards = vault.folder / "pipe.csv", vault.write("cards.csv", *csv_lines(range(2)))
+    os.mkfifo(pipe)
+    key = vault.folder / "windows.apikey"
+    key.write_bytes(b"gwk_x\r\n")
+    key.chmod(0o600)
+
+    assert "not a pipe" in await vault.run_here(pipe, "--dry-run", code=2)
+    assert "must hold the key" in await vault.run_here(cards, "--api-key-file", str(key), code=1)
+    for url in ("https://:8443", "https://..:1", f"https://{'a' * 64}.city:1"):
+        assert "--url" in await vault.run_here(cards, "--url", url, code=2)
+    assert "--cert" in await vault.run_here(cards, "--key", str(key), code=2)
+    vault.require_silence()
+
+
 async def test_what_does_not_belong_together_is_refused(vault: Vault) -> None:
     """Another input for a result, a result of something else or edited, a header that is a card, a nameless form."""
     cards = vault.write("cards.csv", *csv_lines([]))
