@@ -24,7 +24,7 @@ from gateway.bench.system import BenchFailed, Child, Generator, System
 TICK_S = 0.001
 RATE_MAX = 8_000
 """More requests a second than are answered."""
-STARTING_UP = "gateway.bench.profile"
+WATCHED = "gateway.bench.profile"
 PARTS = {
     "TLS": ("/asyncio/sslproto.py", "/ssl.py"),
     "log and metrics": ("/structlog/", "/gateway/log.py", "/prometheus_client/", "/gateway/metrics.py"),
@@ -52,7 +52,7 @@ async def where_it_goes(system: System, generator: Generator, seconds: float) ->
     """Load the api for so long, twice: the first time warms up. Raises `BenchFailed`."""
     found = system.folder / "profile.json"
     await system.api.stop()
-    system.api = Child("profile", [sys.executable, "-m", STARTING_UP, str(found)], system.folder)
+    system.api = Child("profile", [sys.executable, "-m", WATCHED, str(found)], system.folder)
     try:
         await system.api.start(system.port)
         target = system.target(system.port, server=system.api.process.pid)

@@ -16,14 +16,13 @@ from gateway.bench import demand
 from gateway.bench.course import CREATED, IN_FLIGHT, Course, Moved
 from gateway.bench.load import Job
 from gateway.bench.machine import descriptors, resident_bytes
-from gateway.bench.system import BenchFailed, Generator, System
+from gateway.bench.system import MEBIBYTE, BenchFailed, Generator, System
 
 SAMPLE_S = 5.0
 STRETCH_S = 30.0
 """So long a piece of the load is rendered at once."""
 WARM_UP = 0.25
 """So much of the samples is left out of the slope: pools, caches and the allocator's arenas fill first."""
-MEBIBYTE = 1 << 20
 TASKS = re.compile(r"^gateway_tasks(?:\{\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
