@@ -2,6 +2,7 @@
 
 import os
 import stat
+from glob import escape
 from pathlib import Path
 
 from keys.errors import KeystoreRefused
@@ -59,8 +60,10 @@ def remove_private(path: Path) -> None:
 
     A file system that copies on write, or a flash disk, keeps the old bytes for a while: what lies there must be
     worthless without another key. Raises `KeystoreRefused` for what is no plain file, and for one that has a second
-    name, a hard link: its bytes would stay there, or be zeroed under the eyes of whom they belong to.
+    name, a hard link: its bytes would stay there, or be zeroed under the eyes of whom they belong to. The name that a
+    killed writer left, its draft's, is ours and goes.
     """
+    _drop_second_name(path)
     try:
         # Non-blocking, so that a named pipe is refused instead of waited for.
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -82,6 +85,7 @@ def remove_private(path: Path) -> None:
 def remove_drafts(directory: Path, name: str) -> None:
     """Remove what writers that were killed have left of files of such a name (a pattern of `fnmatch`)."""
     for draft in filter(is_plain, directory.glob(f".{name}.[0-9]*")):
+        _drop_second_name(draft.with_name(draft.name[1:].rpartition(".")[0]))
         remove_private(draft)
 
 
@@ -90,13 +94,14 @@ def remove_tree(directory: Path) -> None:
     if not os.path.lexists(directory):
         return
     require_private_directory(directory)
-    for path in sorted(directory.rglob("*"), reverse=True):  # what lies in a folder comes before the folder
+    # What lies in a folder comes before the folder, and a file before its draft, whose name begins with a dot.
+    for path in sorted(directory.rglob("*"), reverse=True):
         if is_plain(path):
             remove_private(path)
         elif path.is_dir() and not path.is_symlink():
             path.rmdir()
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
     directory.rmdir()
 
 
@@ -124,6 +129,13 @@ def _require_private(path: Path, about: os.stat_result, bytes_max: int) -> None:
 def _open_plain(path: str, _flags: int) -> int:
     # Non-blocking, so that a named pipe is refused instead of waited for.
     return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _drop_second_name(path: Path) -> None:
+    """Unlink the draft of a writer that was killed when its file had two names, `path` and the draft's."""
+    for draft in path.parent.glob(f".{escape(path.name)}.[0-9]*"):
+        if is_plain(path) and is_plain(draft) and draft.samefile(path):
+            draft.unlink()
 
 
 def _write(path: Path, content: bytes, *, replace: bool) -> None:

@@ -1,6 +1,7 @@
 """The restore drill: one host is lost, and on another one a dump, a key backup and the root bring everything back."""
 
 import json
+import os
 import secrets
 import shutil
 import signal
@@ -9,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,10 @@ from tests.system import BIN, Client, Stub, System, running
 pytestmark = pytest.mark.server
 
 RUNBOOK = Path(__file__).parents[2] / "deploy" / "RUNBOOK.md"
+STEP = int(os.environ.get("GATEWAY_TEST_RESTORE_STEP", "37"))
+"""So many changes of the file system lie between two kills."""
+TWO_NAMES = 5
+"""Where the first file that is tried has been linked, and its draft not yet unlinked."""
 NUMBERS = [canary(7_000_000 + number) for number in range(6)]
 
 
@@ -323,31 +329,39 @@ def test_an_older_backup(host: System, left: Left) -> None:
     assert told(host, "verify")["failed"] == 0
 
 
-def begun(host: System, left: Left) -> subprocess.Popen[bytes]:
-    """A restore at work, or refused."""
-    command = [str(BIN / "keys"), *restore(left)]
-    null = subprocess.DEVNULL
-    return subprocess.Popen(command, env=host.plain, stdin=null, stdout=null, stderr=null)
+KILLED = """
+import os, signal, sys
+from keys.cli.main import main
+
+left, home = int(sys.argv[1]), sys.argv[2]
+
+def step(event, arguments):
+    global left
+    if event in ("os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir") and str(arguments[0]).startswith(home):
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+sys.addaudithook(step)
+sys.argv[:3] = ["keys"]
+main()
+"""
+"""`keys`, killed before its so many-th change of the file system under a folder."""
+
+
+def killed(host: System, left: Left, steps: int) -> bool:
+    """Whether a restore was killed before it had made so many changes and one more; else it ended well."""
+    command = [str(BIN / "python"), "-c", KILLED, str(steps), str(host.home), *restore(left)]
+    done = subprocess.run(command, env=host.plain, capture_output=True, check=False, timeout=60)
+    assert done.returncode in {0, -signal.SIGKILL}, (steps, done.stderr.decode())
+    return done.returncode != 0
 
 
 def test_killed_while_it_restores(host: System, left: Left) -> None:
-    """`kill -9` of a restore at each of its steps: a second run finishes it."""
+    """`kill -9` of one restore after the other, each a little further on: the last one finishes it."""
     put_root_back(host, left)
-    store = host.home / "keystore"
-    trial = store / "restoring"
-    for reached in (trial, trial / "store" / "manifest", store / "root-1", store / "manifest"):
-        restoring = begun(host, left)
-        deadline = time.monotonic() + 30
-        while not reached.exists():
-            assert time.monotonic() < deadline
-            if restoring.poll() == 1:  # PostgreSQL has yet to notice that who was killed is gone, and keeps its lock
-                restoring = begun(host, left)
-            assert restoring.poll() is None
-            time.sleep(0.0005)
-        restoring.send_signal(signal.SIGKILL)
-        restoring.wait()
-    time.sleep(1)  # as above
-    told(host, *restore(left))
+    steps = next(steps for steps in count(TWO_NAMES, STEP) if not killed(host, left, steps))
+    assert steps > 100, "the copy was tried, and put in its place"
     assert told(host, "verify")["failed"] == 0
-    assert not (store / "restoring").exists()
+    assert not (host.home / "keystore" / "restoring").exists()
     assert json.loads(run(["status", "--json"], host.plain).output)["active"] == 2

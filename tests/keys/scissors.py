@@ -41,12 +41,17 @@ class Scissors:
         self.steps -= 1
 
     def write(self, path: Path, content: bytes, *, replace: bool) -> None:
-        """`write_private`, which may be cut off before its draft, after it, or when it is done."""
+        """`write_private`, which may be cut off before its draft, after it, while it has two names, or at its end."""
+        draft = path.with_name(f".{path.name}.{STRANGER}")
         self.step()
         if self.steps == 0:
-            write_private(path.with_name(f".{path.name}.{STRANGER}"), content, replace=True)
+            write_private(draft, content, replace=True)
         self.step()
         write_private(path, content, replace=replace)
+        if not replace:
+            if self.steps == 0:
+                draft.hardlink_to(path)
+            self.step()
 
     def remove(self, path: Path) -> None:
         """`remove_private`, which may be cut off between overwriting and removing."""

@@ -2,8 +2,11 @@
 
 import os
 import resource
+import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +104,54 @@ def test_a_full_disk_keeps_no_draft(file: Path) -> None:
         write_private(file, bytes(FILE_BYTES_MAX + 1), replace=True)
     assert list(file.parent.iterdir()) == [file]
     assert read_private(file) == b"content"
+
+
+BETWEEN = """
+import os, signal, sys
+from pathlib import Path
+from keys.files import write_private
+
+def end(event, arguments):
+    if event == "os.remove" and os.path.exists(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(end)
+write_private(Path(sys.argv[1]), b"secret", replace=False)
+"""
+
+
+@pytest.fixture
+def twice_named(tmp_path: Path) -> Path:
+    """A file whose writer was killed when it had linked its draft, and not unlinked it yet."""
+    path = tmp_path / "folder" / "written"
+    done = subprocess.run([sys.executable, "-c", BETWEEN, str(path)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert path.stat().st_nlink == len(list(path.parent.iterdir())) == 2
+    return path
+
+
+def test_killed_between_two_names(twice_named: Path) -> None:
+    """The draft goes, and what was written stays whole."""
+    assert read_private(twice_named) == b"secret"
+    remove_drafts(twice_named.parent, "*")
+    assert list(twice_named.parent.iterdir()) == [twice_named]
+    assert read_private(twice_named) == b"secret"
+
+
+def test_removed_under_both_names(twice_named: Path) -> None:
+    """A file that a killed writer left with two names is wiped like any other, alone or with its folder."""
+    with twice_named.open("rb") as held:
+        remove_private(twice_named)
+        assert held.read() == bytes(6)
+    assert not list(twice_named.parent.iterdir())
+
+
+def test_a_tree_with_two_names(twice_named: Path) -> None:
+    """A folder in which a writer was killed is wiped whole."""
+    with twice_named.open("rb") as held:
+        remove_tree(twice_named.parent)
+        assert held.read() == bytes(6)
+    assert not twice_named.parent.exists()
 
 
 # --- removed ---
