@@ -23,6 +23,7 @@ from gateway.services.ports import (
     Unknown,
 )
 from gateway.services.recovery import CASES_A_TURN, HOLD_S_MAX, POISON_LOOKS
+from gateway.store import batch
 from gateway.store.database import Disturbed
 from tests.gateway.store.city import City, Page, caller, given
 from tests.gateway.store.far import FarSide
@@ -344,8 +345,9 @@ async def test_workers_share_the_cases(quarter: Quarter) -> None:
     assert set(asked.values()) == {1}
 
 
-async def test_a_write_that_fails_is_made_later(quarter: Quarter) -> None:
+async def test_a_write_that_fails_is_made_later(quarter: Quarter, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one movement's outcome cannot be written the others are, and it is as soon as it can."""
+    monkeypatch.setattr(batch, "ACQUIRE_TIMEOUT_S", 0.5)
     page = quarter.page(FarSide(finds=Approved("pass")))
     refused, other = await lost(page), await lost(page)
     await quarter.owner.execute(

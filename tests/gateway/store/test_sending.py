@@ -28,6 +28,7 @@ from gateway.services.ports import (
     Unknown,
 )
 from gateway.services.sending import HELD_S_MAX
+from gateway.store import batch
 from gateway.store.database import Database
 from tests.cards import canary
 from tests.gateway.store.city import Page, given
@@ -230,7 +231,14 @@ async def trigger(owner: asyncpg.Connection, table: str, when: str) -> AsyncIter
         await owner.execute(f"DROP TRIGGER refuse ON {table}; DROP FUNCTION gateway.refuse")
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is refused by a trigger is told so after half a second, not after five."""
+    monkeypatch.setattr(batch, "ACQUIRE_TIMEOUT_S", 0.5)
+
+
 @pytest.mark.parametrize("kind", Kind)
+@pytest.mark.usefixtures("impatient")
 async def test_no_audit_row_no_sending(quarter: Quarter, kind: Kind) -> None:
     """Where the audit row cannot be written nothing is opened, sent or kept, and the key is free."""
     page = quarter.page(FarSide())
@@ -264,6 +272,7 @@ async def test_a_card_that_does_not_open_is_not_sent(quarter: Quarter) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
+@pytest.mark.usefixtures("impatient")
 async def test_an_outcome_that_the_database_refuses_is_unknown(quarter: Quarter, kind: Kind) -> None:
     """The processor has done it and we cannot write it down: 202, never failed; written later, and told then."""
     page = quarter.page(FarSide())
