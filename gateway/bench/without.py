@@ -23,7 +23,7 @@ from keys.settings import load, settings_path
 
 
 def audit_rows() -> None:
-    """No row, no MAC of one, and no statement: the load's tokens have no key under which an answer would stand."""
+    """No row, no MAC of one, and no statement; of a statement that would write one besides, only its columns stay."""
 
     def conclude(_audit: AuditRow, key: object = None, _answer: object = None) -> Steps[None]:
         assert key is None, "internal error: an answer was to be kept under a key"
@@ -32,6 +32,7 @@ def audit_rows() -> None:
     def row(_pen: AuditPen, event: AuditEvent, now: datetime) -> AuditRow:
         return AuditRow("", now, "", event, 0, b"")
 
+    _replace(postgres, "audit_values", lambda _audit: (None, *postgres.NO_AUDIT_ROW))
     _replace(postgres, "conclude", conclude)
     _replace(ledger, "conclude", conclude)
     _replace(AuditPen, "row", row)

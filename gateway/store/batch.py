@@ -21,7 +21,7 @@ goes on aside, while others have their turns; what it names stays its own. Every
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -33,13 +33,13 @@ from asyncpg import Record
 
 from gateway.errors import Unavailable
 from gateway.services.ports import CommitUnknown
-from gateway.store.database import ACQUIRE_TIMEOUT_S, Database, Disturbed, StatementRefused
+from gateway.store.database import ACQUIRE_TIMEOUT_S, LOCK_WAIT_MS, Database, Disturbed, StatementRefused
 from keys.database import Connection
 
 AT_ONCE_MAX = 4
 """Batches of one process, each with a connection and a department to itself."""
 BATCH_MAX = 512
-GATHERED_MAX = 32
+GATHERED_MAX = 16
 """A batch waits for no more than so many. When so many wait, they need not wait for another batch, either."""
 BESIDE_MAX = 2
 """Batches of one department at a time."""
@@ -47,13 +47,13 @@ GATHERING_S = 0.005
 """And for no longer than this."""
 WAITING_MAX = 4096
 """So many requests of a department may wait; one more is refused at once."""
-LOCK_WAIT_MS = 250
-"""How long a batch waits for somebody's lock before it is halved; its halves wait half as long."""
 LOCK_WAIT_MS_MIN = 20
 ASIDE_MAX = 4
 """So many parts of batches that were halved are in work at a time."""
 
 T = TypeVar("T")
+Fetch = Callable[..., Awaitable[list[Record]]]
+"""Of a statement and its values the records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,11 @@ class _Failed:
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """One that waits: how to make its steps, as often as needed, and what it names."""
+    """One that waits: how to make its steps, as often as needed, what it names, and whether it asks only once."""
 
     steps: Callable[[], Steps[Any]]
     names: Collection[str]
+    asks_once: bool
     result: asyncio.Future[Any]
     since_s: float
     named: set[str] | None = None
@@ -138,8 +139,10 @@ class Batches:
         self._aside_max = asyncio.Semaphore(ASIDE_MAX)
         self._watching: asyncio.TimerHandle | None = None
 
-    async def do(self, department: str, steps: Callable[[], Steps[T]], *names: str) -> T:
+    async def do(self, department: str, steps: Callable[[], Steps[T]], *names: str, asks_once: bool = False) -> T:
         """Run the steps in the next batch of a department, and return what they do, once it is committed.
+
+        Steps that ask once ask for what names its department itself, and finds nothing for whom it writes nothing.
 
         Raises:
             What the steps raise: then nothing was written for them.
@@ -151,7 +154,7 @@ class Batches:
             raise Unavailable
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
-        queue.waiting.append(_Request(steps, names, result, loop.time()))
+        queue.waiting.append(_Request(steps, names, asks_once, result, loop.time()))
         if self._watching is None:
             self._watching = loop.call_later(ACQUIRE_TIMEOUT_S / 5, self._watch)
         self._go_on(department, queue)
@@ -159,7 +162,7 @@ class Batches:
 
     async def alone(self, connection: Connection, department: str, steps: Steps[T]) -> T:
         """Run the steps in a transaction of the caller's."""
-        (outcome,) = await self._drive(connection, department, [steps])
+        (outcome,) = await self._drive(connection.fetch, department, [steps])
         if isinstance(outcome, _Failed):
             raise outcome.error
         return cast("T", outcome)
@@ -283,13 +286,19 @@ class Batches:
 
     async def _together(self, department: str, batch: Sequence[_Request], lock_wait_ms: int) -> Sequence[_Request]:
         """One transaction; gives who is to be done again, because others failed in it and it was rolled back."""
+        steps = [request.steps() for request in batch]
         outcomes: list[object] = []
         committed = False
-        with suppress(_OthersFailed):
-            async with self._database.transaction(department, lock_wait_ms) as connection:
-                outcomes = await self._drive(connection, department, [request.steps() for request in batch])
-                _require_all_done(outcomes)
+        if lock_wait_ms == LOCK_WAIT_MS and all(request.asks_once for request in batch):
+            # The statement is the transaction, in one round trip; who fails in it wrote nothing, so the rest stays.
+            outcomes = await self._drive(self._database.commit_one, department, steps)
             committed = True
+        else:
+            with suppress(_OthersFailed):
+                async with self._database.transaction(department, lock_wait_ms) as connection:
+                    outcomes = await self._drive(connection.fetch, department, steps)
+                    _require_all_done(outcomes)
+                committed = True
         again = []
         for request, outcome in zip(batch, outcomes, strict=True):
             if committed or isinstance(outcome, _Failed):
@@ -298,7 +307,7 @@ class Batches:
                 again.append(request)
         return again
 
-    async def _drive(self, connection: Connection, department: str, steps: Sequence[Steps[Any]]) -> list[Any]:
+    async def _drive(self, fetch: Fetch, department: str, steps: Sequence[Steps[Any]]) -> list[Any]:
         """Run steps side by side, one question of all at a time; gives what each returned or, `_Failed`, raised."""
         outcomes: list[Any] = [None] * len(steps)
         asked: dict[str, list[tuple[int, Ask]]] = {}
@@ -320,21 +329,18 @@ class Batches:
         while asked:
             query = min(asked, key=order.index)
             askers = asked.pop(query)
-            for (number, _), found in zip(
-                askers, await self._fetch(connection, department, query, [each for _, each in askers]), strict=True
-            ):
+            answers = await self._fetch(fetch, department, query, [each for _, each in askers])
+            for (number, _), found in zip(askers, answers, strict=True):
                 go_on(number, found)
         return outcomes
 
-    async def _fetch(
-        self, connection: Connection, department: str, query: str, questions: Sequence[Ask]
-    ) -> list[list[Record]]:
+    async def _fetch(self, fetch: Fetch, department: str, query: str, questions: Sequence[Ask]) -> list[list[Record]]:
         """One statement for all who ask; gives each the records found for its rows."""
         rows = [(row, place) for place, question in enumerate(questions) for row in question.rows]
         rows.sort(key=lambda each: cast("Any", each[0][0]))  # by the first column: as locks are taken
         columns = zip(*map(itemgetter(0), rows), strict=True)
         answers: list[list[Record]] = [[] for _ in questions]
-        for record in await connection.fetch(getattr(self._queries, query), department, *map(list, columns)):
+        for record in await fetch(getattr(self._queries, query), department, *map(list, columns)):
             answers[rows[record["n"] - 1][1]].append(record)
         return answers
 

@@ -9,12 +9,13 @@ quote values, so only their SQLSTATE leaves this file.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import structlog
+from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
 from gateway.errors import Unavailable
@@ -27,6 +28,8 @@ ROLLBACK_TIMEOUT_S = 1.0
 CLOSE_TIMEOUT_S = 5.0
 LOST_HOST = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 """How soon the server notices that nobody is there any more; in seconds, and tries."""
+LOCK_WAIT_MS = 250
+"""How long a batch waits for somebody's lock before it is halved (`store/batch.py`); its halves wait half as long."""
 IDLE_STATEMENTS = 1.5
 """A transaction may be idle for so many times the longest statement."""
 
@@ -46,6 +49,8 @@ BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Intern
 """What a connection raises when it is no good; `TimeoutError` is an `OSError`."""
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 AILING = frozenset({"08", "53", "57", "58", "XX"})
@@ -79,7 +84,8 @@ class Database:
         """Connect and refuse a server that may lose data; raises `keys.errors.DatabaseRefused`."""
         # Who is stopped inside a transaction, or lost with its host, must not stop everybody else.
         idle_ms = str(round(statement_timeout_s * IDLE_STATEMENTS * 1000))
-        bounds = {"idle_in_transaction_session_timeout": idle_ms, **LOST_HOST}
+        # A transaction says itself how long it waits for a lock: this is for a statement that is one.
+        bounds = {"idle_in_transaction_session_timeout": idle_ms, "lock_timeout": str(LOCK_WAIT_MS), **LOST_HOST}
         connect = connect | {"server_settings": connect.get("server_settings", {}) | bounds}
         pool = await asyncpg.create_pool(
             **connect,
@@ -123,10 +129,17 @@ class Database:
             StatementRefused: it refused a statement.
             CommitUnknown: the connection was lost while committing.
         """
-        begin = "BEGIN" if lock_wait_ms is None else f"BEGIN; SET LOCAL lock_timeout = {lock_wait_ms}"
-        async with self._begun(begin, "gateway.department", [department]) as connection:
+        async with self._begun("BEGIN", "gateway.department", [department], lock_wait_ms) as connection:
             yield connection
             await _commit(connection)
+
+    async def commit_one(self, query: str, department: str, *values: object) -> list[Record]:
+        """One statement that is a transaction, and names its department itself; durable when this returns.
+
+        It waits for a lock for `LOCK_WAIT_MS`. Raises as `transaction` does.
+        """
+        async with _driver_errors(), self._lent() as connection:
+            return await _committed(connection.fetch(query, department, *values))
 
     @asynccontextmanager
     async def reading(self, department: str) -> AsyncIterator[Connection]:
@@ -150,11 +163,14 @@ class Database:
             await _commit(connection)
 
     @asynccontextmanager
-    async def _begun(self, begin: str, setting: str, departments: Collection[str]) -> AsyncIterator[Connection]:
+    async def _begun(
+        self, begin: str, setting: str, departments: Collection[str], lock_wait_ms: int | None = None
+    ) -> AsyncIterator[Connection]:
         # A literal, because SET takes no parameter and the literal form reaches every shard. The names come
         # from our own table, whose CHECK allows [a-z0-9_] only; assert it again where they are spliced.
         assert all(map(DEPARTMENT.fullmatch, departments)), "internal error: not a department's name"
-        statements = f"{begin}; SET LOCAL {setting} = '{','.join(sorted(departments))}'"
+        names = ",".join(sorted(departments))
+        statements = f"{begin}; SET LOCAL lock_timeout = {lock_wait_ms or 0}; SET LOCAL {setting} = '{names}'"
         async with _driver_errors(), self._connection(statements) as connection:
             try:
                 yield connection
@@ -168,6 +184,14 @@ class Database:
             connection = await self._begin(begin)
         except STALE:  # it went away while it was idle, and nothing was done on it
             connection = await self._begin(begin)
+        try:
+            yield connection
+        finally:
+            await self._give_back(connection)
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Connection]:
+        connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
         try:
             yield connection
         finally:
@@ -221,15 +245,21 @@ async def _rollback(connection: Connection) -> None:
 
 
 async def _commit(connection: Connection) -> None:
+    if await _committed(connection.execute("COMMIT")) != "COMMIT":
+        raise StatementRefused("internal error: a transaction that had failed was to be committed")
+
+
+async def _committed(statement: Coroutine[Any, Any, T]) -> T:
+    """What ends a transaction, and what it gave; raises `CommitUnknown` when nobody knows whether it did."""
     # Shielded: asyncpg would turn a cancellation into a cancel request, and a commit half-cancelled is a riddle.
-    committing = asyncio.ensure_future(connection.execute("COMMIT"))
+    committing = asyncio.ensure_future(statement)
     try:
-        said = await asyncio.shield(committing)
+        return await asyncio.shield(committing)
     except asyncio.CancelledError:
         await asyncio.wait([committing])  # until the connection is at rest, at most STATEMENT_TIMEOUT_S
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, *CONNECTION_LOST) as error:
+        if isinstance(error, ValueError):  # the driver's own: it never reached the server
+            raise
         log.warning("database.commit_unknown", error=type(error).__name__)
         raise CommitUnknown from None
-    if said != "COMMIT":
-        raise StatementRefused("internal error: a transaction that had failed was to be committed")

@@ -39,6 +39,9 @@ T = TypeVar("T")
 LEASE = timedelta(seconds=15)
 """How long a request may hold a key or a charge; longer than the processor's deadline, shorter than patience."""
 
+NO_AUDIT_ROW = (None,) * 11
+"""Where a later step of the same transaction writes it."""
+
 
 class Store(Mirror):
     """Implements every store port of the api process."""
@@ -133,7 +136,10 @@ class Store(Mirror):
     ) -> Token | Claimed:
         """See `ports.TokenStore`."""
         return await self._batches.do(
-            new.token.department, lambda: self._create_token(new, claim, held, render, audit), *names(claim)
+            new.token.department,
+            lambda: self._create_token(new, claim, held, render, audit),
+            *names(claim),
+            asks_once=claim is None and len(new.card_indexes) == 1,
         )
 
     async def token(self, department: str, token_id: str) -> Token:
@@ -179,11 +185,13 @@ class Store(Mirror):
     def _create_token(
         self, new: NewToken, claim: Claim | None, held: bool, render: Callable[[Token], Answer], audit: AuditRow
     ) -> Steps[Token | Claimed]:
+        if claim is None:
+            return (yield from self._insert_token(new, audit_values(audit)[1:]))
         take = self._answered if held else self._take
-        if claim is not None and (earlier := (yield from take(claim))):
+        if earlier := (yield from take(claim)):
             return earlier
         token = yield from self._insert_token(new)
-        yield from conclude(audit, claim, None if claim is None else render(token))
+        yield from conclude(audit, claim, render(token))
         return token
 
     def _claimed(self, route: str, key: str) -> Steps[Claimed | None]:
@@ -229,7 +237,7 @@ class Store(Mirror):
         if (yield from ask("insert_dek", record.record_id, dek.generation, dek.wrapped)) is None:
             raise KeysMoved
 
-    def _insert_token(self, new: NewToken) -> Steps[Token]:
+    def _insert_token(self, new: NewToken, told: Sequence[object] = NO_AUDIT_ROW) -> Steps[Token]:
         """The token as it is stored, with the id of its card: the last version of the index decides on that."""
         # While two versions stand, each proposes what it gives to the next. When a rotation of the fingerprint key
         # begins, some writers know the old version only, and all write its row: its unique key decides, and who knows
@@ -252,6 +260,7 @@ class Store(Mirror):
             index.value,
             index.key_version,
             fingerprint_id,
+            *told,
         )
         if row is None:
             raise KeysMoved

@@ -158,13 +158,19 @@ SELECT written.fingerprint_id, given.n FROM given JOIN written USING (key_versio
 -- name: store_token
 -- The record, its data key and the id of its card under the version of the index that decides. Nothing of it unless
 -- the key generation and the version are active here: then no row comes back. The update of the fingerprint holds the
--- row against an erasure that is about to remove it.
-WITH given AS (
-  SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-                       $10::timestamptz[], $11::timestamptz[], $12::bytea[], $13::integer[], $14::bytea[], $15::bytea[],
-                       $16::integer[], $17::text[])
+-- row against an erasure that is about to remove it. With it, if that is all that a request asks, its audit row.
+-- It may be a transaction of its own, so it names its department itself, before any row of it comes about.
+WITH here AS MATERIALIZED (
+  SELECT set_config('gateway.department', $1, true)
+), given AS (
+  SELECT g.* FROM here, unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                               $9::text[], $10::timestamptz[], $11::timestamptz[], $12::bytea[], $13::integer[],
+                               $14::bytea[], $15::bytea[], $16::integer[], $17::text[], $18::text[], $19::timestamptz[],
+                               $20::text[], $21::text[], $22::text[], $23::text[], $24::text[], $25::text[], $26::text[],
+                               $27::integer[], $28::bytea[])
     WITH ORDINALITY AS g (token_id, application_id, kind, usage, status, brand, last4, cvc_check, created_at, expires_at,
-                          sealed, generation, wrapped, card_index, key_version, fingerprint_id, n)
+                          sealed, generation, wrapped, card_index, key_version, fingerprint_id, event_id, occurred_at,
+                          process, event, outcome, actor, subject, reason, request_id, mac_key, mac, n)
 ), allowed AS (
   SELECT * FROM given g
   WHERE EXISTS (SELECT FROM gateway.key_generations k WHERE k.generation = g.generation AND k.state = 'active')
@@ -183,6 +189,11 @@ WITH given AS (
                               fingerprint_id, cvc_check, created_at, expires_at, sealed)
   SELECT $1, token_id, application_id, kind, usage, status, brand, last4, decided, cvc_check, created_at, expires_at, sealed
   FROM allowed JOIN written USING (card_index, key_version)
+), audited AS (
+  INSERT INTO audit.events
+    (department_id, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac_key, mac)
+  SELECT $1, event_id, occurred_at, process, event, outcome, actor, subject, reason, request_id, mac_key, mac
+  FROM allowed WHERE event_id IS NOT NULL
 )
 SELECT decided AS fingerprint_id, n FROM allowed JOIN written USING (card_index, key_version);
 

@@ -30,7 +30,7 @@ from keys.secret import Secret
 from tests.gateway.test_config import MINIMAL
 
 CUT: Mapping[str, Sequence[tuple[Any, str]]] = {
-    "audit-rows": [(postgres, "conclude"), (ledger, "conclude"), (AuditPen, "row")],
+    "audit-rows": [(postgres, "audit_values"), (postgres, "conclude"), (ledger, "conclude"), (AuditPen, "row")],
     "key-commitment": [(envelope, "COMMITMENT_BYTES")],
 }
 """What each cut puts something else in the place of."""

@@ -1,6 +1,6 @@
 """What lies between one replica and PostgreSQL: a TCP proxy that breaks where it hurts.
 
-It knows two things of the protocol, what a BEGIN and what a COMMIT look like, and a COMMIT can break in six ways.
+It knows two things of the protocol, what a BEGIN looks like and what commits, and a commit can break in six ways.
 Whatever it cuts it cuts by a reset, as a network does that lost its state.
 """
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import cast
 
-from tests.gateway.store.postgres import COMMIT, HOST, RESET
+from tests.gateway.store.postgres import HOST, RESET, Talk
 from tests.simulation.swarm import Fault
 from tests.waters.chance import Chance
 
@@ -94,6 +94,7 @@ class Near(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.far: asyncio.Transport | None = None
         self.fate: Cut | None = None
+        self._talk = Talk()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -104,11 +105,12 @@ class Near(asyncio.Protocol):
         self._strait.connect(self)
 
     def data_received(self, data: bytes) -> None:
+        commits = self._talk.commits(data)
         if self.fate in DEAF:
             return
         if self.fate is Cut.ANSWERED or (BEGIN in data and self._strait.strikes(Fault.DB_REFUSES)):
             self.cut()
-        elif COMMIT in data:
+        elif commits:
             self._commit(data)
         elif BEGIN in data and self._strait.strikes(Fault.DB_SLOW):
             self._later(data)

@@ -52,6 +52,8 @@ FINGERPRINTS = {1: "active", 2: "destroyed", 3: "compromised", 4: "retired", 5: 
 """Versions of the card index by state; 4 is being replaced by 5, beside the others' 1."""
 PEN = AuditPen("api", {1: new_key()})
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
+NAMES_ITSELF = b"set_config('gateway.department'"
+"""What a statement has that is a transaction of its own, unless it stands in one."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of zero seconds: closing sends a reset."""
 
@@ -278,6 +280,25 @@ class Cut(Enum):
     """The COMMIT is carried out and answered; what the client says next meets a reset."""
 
 
+class Talk:
+    """What a client says on one connection, as far as it ends a transaction."""
+
+    def __init__(self) -> None:
+        self._within = False
+        self._lone: set[bytes] = set()
+        """The names of prepared statements that need no COMMIT."""
+
+    def commits(self, data: bytes) -> bool:
+        """Whether this is a COMMIT, or carries out a statement that is a transaction of its own."""
+        if data[:1] == b"Q":
+            self._within = b"BEGIN" in data
+            return COMMIT in data
+        if data[:1] == b"P" and NAMES_ITSELF in data:
+            self._lone.add(data[5 : data.index(0, 5)])
+        # A Bind names its portal, which has no name here, and then its statement.
+        return data[:1] == b"B" and not self._within and data[6 : data.index(0, 6)] in self._lone
+
+
 @dataclass
 class Wire:
     """A TCP proxy in front of the server. `silent` makes it deaf and dumb without closing anything."""
@@ -329,6 +350,7 @@ class _Line:
         self._reader, self._writer = reader, writer
         self._far_reader, self._far_writer = far_reader, far_writer
         self._cut: Cut | None = None
+        self._talk = Talk()
 
     async def ask(self) -> None:
         """From the client to the server."""
@@ -363,7 +385,7 @@ class _Line:
             self._far_writer.close()
 
     def _look_for_commit(self, chunk: bytes) -> None:
-        if COMMIT in chunk:
+        if self._talk.commits(chunk):
             self._wire.commits += 1
             self._cut, self._wire.cut = self._wire.cut, None
 

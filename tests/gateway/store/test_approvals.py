@@ -332,8 +332,8 @@ class Losing(Batches):
         super().__init__(database, load_queries("gateway.store", "steps.sql"))
         self.store = store
 
-    async def do(self, department: str, steps: Callable[[], Steps[T]], *names: str) -> T:
-        done = await super().do(department, steps, *names)
+    async def do(self, department: str, steps: Callable[[], Steps[T]], *names: str, asks_once: bool = False) -> T:
+        done = await super().do(department, steps, *names, asks_once=asks_once)
         if isinstance(done, Begun):
             await self.store.meanwhile(done.movement.movement_id)
             raise CommitUnknown

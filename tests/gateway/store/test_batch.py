@@ -101,6 +101,42 @@ async def test_a_poisoned_row_fails_alone(store: Ledger, owner: asyncpg.Connecti
         assert await owner.fetchval(count, [ids[123]]) == 0
 
 
+AUDITED = "SELECT count(*) FROM audit.events"
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_who_sealed_with_a_key_that_moved_fails_alone(
+    store: Ledger, owner: asyncpg.Connection, keyed: bool
+) -> None:
+    """Of a batch in which one's keys were rotated meanwhile the others are stored, each with its audit row."""
+    made = [new_token() for _ in range(9)]
+    made[4] = new_token(generation=RETIRED)
+    keys = [new_id("key") if keyed else None for _ in made]
+    before = await owner.fetchval(AUDITED)
+    asked = [minting(store, new, key) for new, key in zip(made, keys, strict=True)]
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert [isinstance(end, KeysMoved) for end in ends] == [number == 4 for number in range(9)]
+    ids = [new.token.token_id for new in made]
+    assert await stored(owner, ids) == set(ids) - {ids[4]}
+    assert await owner.fetchval(AUDITED) - before == 8
+
+
+async def test_who_meets_a_lock_holds_up_nobody(store: Ledger, owner: asyncpg.Connection) -> None:
+    """Somebody holds the row of one card of a batch: the others are stored meanwhile, and it is when that is over."""
+    first = new_token()
+    await minting(store, first)
+    again = replace(new_token(), card_indexes=first.card_indexes)
+    held = "SELECT FROM gateway.fingerprints WHERE fingerprint_id = $1 FOR UPDATE"
+    async with owner.transaction():
+        await owner.execute(held, first.token.fingerprint_id)
+        with capture_logs():
+            waiting = asyncio.create_task(minting(store, again))
+            others = await asyncio.gather(*(minting(store) for _ in range(8)))
+        assert len(others) == 8
+        assert not waiting.done()
+    assert (await waiting).fingerprint_id == first.token.fingerprint_id
+
+
 async def test_a_value_that_never_reaches_the_server_fails_alone(store: Ledger) -> None:
     """What the driver cannot encode is its sender's error, too."""
     made = [new_token() for _ in range(9)]
