@@ -259,7 +259,5 @@ async def _committed(statement: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait([committing])  # until the connection is at rest, at most STATEMENT_TIMEOUT_S
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, *CONNECTION_LOST) as error:
-        if isinstance(error, ValueError):  # the driver's own: it never reached the server
-            raise
         log.warning("database.commit_unknown", error=type(error).__name__)
         raise CommitUnknown from None

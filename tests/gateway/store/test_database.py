@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from gateway.errors import NotFound, Unavailable
 from gateway.services.ports import CommitUnknown
-from gateway.store.database import ROLLBACK_TIMEOUT_S, Database, StatementRefused
+from gateway.store.database import LOCK_WAIT_MS, ROLLBACK_TIMEOUT_S, Database, StatementRefused
 from gateway.store.ledger import Ledger
 from tests.cards import canary
 from tests.gateway.store.charges import captured
@@ -121,6 +121,26 @@ async def test_reading_writes_nothing(database: Database) -> None:
 
     with pytest.raises(StatementRefused, match="25006"):
         await look()
+
+
+async def test_a_transaction_waits_for_a_lock_as_long_as_it_was_told(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    """Without a bound for twice as long as a lone statement would; with one no longer than that."""
+    lock = "SELECT FROM gateway.key_generations FOR UPDATE"
+
+    async def locking(wait_ms: int | None) -> None:
+        async with database.transaction(PARKS, wait_ms) as connection:
+            await connection.execute("UPDATE gateway.key_generations SET wraps_reserved = wraps_reserved")
+
+    async with owner.transaction():
+        await owner.execute(lock)
+        waiting = asyncio.create_task(locking(None))
+        with capture_logs(), pytest.raises(Unavailable):
+            await locking(20)
+        await asyncio.sleep(2 * LOCK_WAIT_MS / 1000)
+        assert not waiting.done()
+    await waiting
 
 
 async def test_a_failed_block_leaves_nothing(database: Database, owner: asyncpg.Connection) -> None:
