@@ -36,12 +36,12 @@ from gateway.services.ports import CommitUnknown
 from gateway.store.database import ACQUIRE_TIMEOUT_S, LOCK_WAIT_MS, Database, Disturbed, StatementRefused
 from keys.database import Connection
 
-AT_ONCE_MAX = 4
+AT_ONCE_MAX = 5
 """Batches of one process, each with a connection and a department to itself."""
 BATCH_MAX = 512
 GATHERED_MAX = 16
 """A batch waits for no more than so many. When so many wait, they need not wait for another batch, either."""
-BESIDE_MAX = 2
+BESIDE_MAX = 3
 """Batches of one department at a time."""
 GATHERING_S = 0.005
 """And for no longer than this."""
