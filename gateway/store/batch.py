@@ -43,7 +43,7 @@ GATHERED_MAX = 16
 """A batch waits for no more than so many. When so many wait, they need not wait for another batch, either."""
 BESIDE_MAX = 3
 """Batches of one department at a time."""
-GATHERING_S = 0.005
+GATHERING_S = 0.002
 """And for no longer than this."""
 WAITING_MAX = 4096
 """So many requests of a department may wait; one more is refused at once."""
