@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
@@ -85,7 +86,9 @@ def remove_private(path: Path) -> None:
 def remove_drafts(directory: Path, name: str) -> None:
     """Remove what writers that were killed have left of files of such a name (a pattern of `fnmatch`)."""
     for draft in filter(is_plain, directory.glob(f".{name}.[0-9]*")):
-        _drop_second_name(draft.with_name(draft.name[1:].rpartition(".")[0]))
+        written = draft.name[1:].rpartition(".")[0]
+        if written.strip("."):
+            _drop_second_name(draft.with_name(written))
         remove_private(draft)
 
 
@@ -134,8 +137,9 @@ def _open_plain(path: str, _flags: int) -> int:
 def _drop_second_name(path: Path) -> None:
     """Unlink the draft of a writer that was killed when its file had two names, `path` and the draft's."""
     for draft in path.parent.glob(f".{escape(path.name)}.[0-9]*"):
-        if is_plain(path) and is_plain(draft) and draft.samefile(path):
-            draft.unlink()
+        with suppress(FileNotFoundError):  # its writer was not killed, and has done it meanwhile
+            if is_plain(path) and is_plain(draft) and draft.samefile(path):
+                draft.unlink()
 
 
 def _write(path: Path, content: bytes, *, replace: bool) -> None:

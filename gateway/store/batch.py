@@ -3,7 +3,7 @@
 A commit waits for the disk, and costs the same for one request as for fifty. Requests that come while one is under
 way wait together for the next: each department has a queue, and departments take turns. Who finds nothing in work
 waits for nobody. After a batch of several the next one waits until as many have come again, but not for long; and
-when many have come while one is in work, a second one goes beside it.
+when many have come while one is in work, another one goes beside it.
 
 What a request does inside a transaction is written as `Steps`: a generator that yields what it asks of the database
 and is given the rows. A batch runs the steps of all its requests side by side, and asks the same question for all of
@@ -12,6 +12,8 @@ them in one statement:
     steps of A   claim ─┐           lock_token ─┐                insert_audit ─┐
     steps of B   claim ─┤  one      lock_token ─┤  one     …     insert_audit ─┤  one      COMMIT
     steps of C   claim ─┘ statement insert_dek …┘ statement      insert_audit ─┘ statement
+
+Where all of a batch ask one question only, as tokens without a key do, that statement is the transaction.
 
 Nobody pays for others. Requests that name the same thing (a key, a charge) are never in one batch. Whose steps raise
 is told so, and the batch is rolled back and done again without it. When the database refuses a statement, or

@@ -136,7 +136,8 @@ class Database:
     async def commit_one(self, query: str, department: str, *values: object) -> list[Record]:
         """One statement that is a transaction, and names its department itself; durable when this returns.
 
-        It waits for a lock for `LOCK_WAIT_MS`. Raises as `transaction` does.
+        It waits for a lock for `LOCK_WAIT_MS`. Raises as `transaction` does; a connection that went away while it was
+        idle, and nobody heard, is `CommitUnknown` here, where `transaction` begins on another one.
         """
         async with _driver_errors(), self._lent() as connection:
             return await _committed(connection.fetch(query, department, *values))
@@ -166,8 +167,8 @@ class Database:
     async def _begun(
         self, begin: str, setting: str, departments: Collection[str], lock_wait_ms: int | None = None
     ) -> AsyncIterator[Connection]:
-        # A literal, because SET takes no parameter and the literal form reaches every shard. The names come
-        # from our own table, whose CHECK allows [a-z0-9_] only; assert it again where they are spliced.
+        # A literal, because SET takes no parameter. The names come from our own table, whose CHECK allows
+        # [a-z0-9_] only; assert it again where they are spliced.
         assert all(map(DEPARTMENT.fullmatch, departments)), "internal error: not a department's name"
         names = ",".join(sorted(departments))
         statements = f"{begin}; SET LOCAL lock_timeout = {lock_wait_ms or 0}; SET LOCAL {setting} = '{names}'"
@@ -194,6 +195,9 @@ class Database:
         connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
         try:
             yield connection
+        except BaseException:
+            await _rollback(connection)  # the driver may have left a statement half asked
+            raise
         finally:
             await self._give_back(connection)
 
@@ -256,7 +260,9 @@ async def _committed(statement: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(committing)
     except asyncio.CancelledError:
-        await asyncio.wait([committing])  # until the connection is at rest, at most STATEMENT_TIMEOUT_S
+        await asyncio.wait([committing])  # until the connection is at rest; its statements have their time-outs
+        raise
+    except asyncpg.QueryCanceledError:  # by an operator: it was rolled back
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, *CONNECTION_LOST) as error:
         log.warning("database.commit_unknown", error=type(error).__name__)

@@ -52,7 +52,7 @@ SLUGS: Mapping[type[Exception], str] = {
 RETRY_AFTER_S = "1"
 RETRIED = frozenset({"unavailable", "request-in-progress", "too-many-requests"})
 
-COMMIT_UNKNOWN = "It is not known whether this was done: repeat it with the same Idempotency-Key."
+COMMIT_UNKNOWN = "It is not known whether this was done: repeat it, with the same Idempotency-Key if it had one."
 KEYS_UNUSABLE = "The keys cannot be used now. Nothing was done; try again."
 
 

@@ -186,7 +186,8 @@ def test_what_is_no_draft(tmp_path: Path) -> None:
     """A pipe or a folder by the name of a draft stays, and stops nobody."""
     os.mkfifo(tmp_path / ".a.7", 0o600)
     (tmp_path / ".b.7").mkdir()
-    (tmp_path / ".c.7").touch(0o600)
+    for name in (".c.7", "..7", "...7"):
+        (tmp_path / name).touch(0o600)
     remove_drafts(tmp_path, "*")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.7", ".b.7"]

@@ -246,6 +246,17 @@ async def test_a_silent_server_is_unavailable(wire: Wire, frail_database: Databa
     assert await count(frail_database, "services") == 1
 
 
+async def test_a_silent_server_keeps_no_lone_statement(wire: Wire, frail_database: Database) -> None:
+    """A statement that is a transaction is given up in its time, too; whether it was carried out nobody knows."""
+    assert await frail_database.commit_one("SELECT $1::text", PARKS)
+    wire.silent = True
+    async with asyncio.timeout(2 + ROLLBACK_TIMEOUT_S):
+        with capture_logs(), pytest.raises(CommitUnknown):
+            await frail_database.commit_one("SELECT $1::text", PARKS)
+    wire.silent = False
+    assert await count(frail_database, "services") == 1
+
+
 async def test_a_silent_server_holds_no_cancellation_up(postgres: Postgres, wire: Wire) -> None:
     """Whoever stops waiting for a silent server gets away within the time of a rollback."""
     patient = await Database.open(postgres.arguments(port=wire.port), 1)
@@ -289,6 +300,26 @@ async def test_a_silent_commit_is_unknown(wire: Wire, frail_database: Database) 
 
     with capture_logs(), pytest.raises(CommitUnknown):
         await commit_into_silence()
+
+
+async def test_a_lone_statement_that_is_cancelled_was_not_carried_out(database: Database, postgres: Postgres) -> None:
+    """An operator cancels it: that is no riddle, as a lost answer is."""
+    superuser = await postgres.server.connect_superuser("gateway")
+    sleeping = asyncio.create_task(database.commit_one("SELECT pg_sleep(5), $1::text", PARKS))
+    cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(5)%'"
+    while not await superuser.fetchval(f"{cancel} AND state = 'active'"):
+        await asyncio.sleep(0.01)
+    with capture_logs(), pytest.raises(Unavailable):
+        await sleeping
+    await superuser.close()
+
+
+async def test_a_value_that_cannot_be_sent_leaves_nothing_open(database: Database, owner: asyncpg.Connection) -> None:
+    """The driver had asked the server to prepare its statement, and stopped there: no lock is left."""
+    with capture_logs(), pytest.raises(StatementRefused):
+        await database.commit_one("SELECT $1::text, $2::text FROM gateway.tokens LIMIT 0", PARKS, 7)
+    held = "SELECT count(*) FROM pg_locks WHERE relation = 'gateway.tokens'::regclass AND pid <> pg_backend_pid()"
+    assert await owner.fetchval(held) == 0
 
 
 async def test_what_was_committed_stays_so(wire: Wire, frail_database: Database, owner: asyncpg.Connection) -> None:
