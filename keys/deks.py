@@ -17,6 +17,9 @@ from keys.states import Seen, State
 PAGE_ROWS = 1000
 LOCK_TRIES_MAX = 40
 LOCK_PAUSE_S = 0.5
+ALONE_TRIES_MAX = 20
+ALONE_PAUSE_S = 0.1
+"""How long a command waits for another one to let the key store go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,12 @@ class DekTable:
 
     async def lock(self) -> None:
         """Be the only command that changes the key store, as long as the connection lives."""
-        if not await self._connection.fetchval(self._sql.lock_key_store):
-            raise KeystoreRefused("another `keys` command is changing the key store: wait until it has ended")
+        # Of one that has just ended, or was killed, PostgreSQL needs a moment to let go.
+        for _ in range(ALONE_TRIES_MAX):
+            if await self._connection.fetchval(self._sql.lock_key_store):
+                return
+            await asyncio.sleep(ALONE_PAUSE_S)
+        raise KeystoreRefused("another `keys` command is changing the key store: wait until it has ended")
 
     async def is_alone(self) -> bool:
         """Whether no other command is changing the key store at this moment."""
