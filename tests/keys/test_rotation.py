@@ -1018,6 +1018,16 @@ async def test_two_at_once(city: City) -> None:
     await require_in_step(city)
 
 
+async def test_one_that_has_just_ended(city: City) -> None:
+    """Who comes while the other one ends waits for it, and is not refused."""
+    async with city.changing():
+        second = asyncio.create_task(do(city, DEEDS["rotate"]))
+        await asyncio.sleep(0.3)
+        assert not second.done()
+    await second
+    assert states(city) == {1: "retired", 2: "active"}
+
+
 async def test_many_at_once(city: City) -> None:
     """Of several that start together each makes a generation or is refused; nobody's work is lost or cleared away."""
     ended = await asyncio.gather(*(do(city, DEEDS["rotate"]) for _ in range(6)), return_exceptions=True)
